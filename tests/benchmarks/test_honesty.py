@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from benchmarks.honesty.__main__ import FILES, claims
+from benchmarks.honesty.calibration import BOOSTED, DEAR, attained
 from benchmarks.honesty.claims import Claim, Verdict, measure
 from benchmarks.honesty.worlds import binary
 from statsmodels.stats.proportion import proportion_confint
@@ -30,6 +31,8 @@ SMALL = [
     "bias of 0.1 deviations, 200 rows",
     "total of 2 weeks, weekly shocks",
     "total of 8 weeks, weekly shocks",
+    "scores, right, 500 rows",
+    "scores, twice too sure, 1,000 rows",
 ]
 BY_NAME = {claim.name: claim for claim in claims()}
 
@@ -65,6 +68,15 @@ def test_rows_of_a_customer_are_not_independent() -> None:
             hit[of_units] += found.low <= true <= found.high
     assert hit[True] >= 0.85 * TRIALS
     assert hit[False] <= 0.75 * TRIALS
+
+
+def test_calibration_earns_what_overconfident_trees_lose() -> None:
+    lost, earned = [], []
+    for seed in range(4):
+        lost.append(attained(np.random.default_rng(seed), BOOSTED, 400, DEAR, plain=True)[0])
+        earned.append(attained(np.random.default_rng(seed), BOOSTED, 400, DEAR)[0])
+    assert max(lost) < -0.03, "acting where a value table forbids it"
+    assert min(earned) >= -0.002
 
 
 def test_share_has_the_interval_of_wilson() -> None:

@@ -32,9 +32,9 @@ def of(truth: Any, label: Any, heuristic: Any, table: Value = VALUE) -> ValueWin
 
 
 def test_each_row_is_paid_by_the_value_table() -> None:
-    table = Value(true_positive=1, false_positive=2, true_negative=3, false_negative=4)
+    table = Value(true_positive=4, false_positive=2, true_negative=3, false_negative=1)
     paid = money(table, np.array([True, False, False, True]), np.array([True, True, False, False]))
-    assert paid.tolist() == [1, 2, 3, 4]
+    assert paid.tolist() == [4, 2, 3, 1]
 
 
 def test_totals_are_sums_over_the_rows_and_differences_are_paired() -> None:

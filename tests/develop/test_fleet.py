@@ -123,7 +123,8 @@ def test_a_segments_package_is_like_any_other_but_of_its_rows(different: Made) -
     assert (package.manifest.candidate, package.manifest.params) == (winner.manifest.candidate, winner.manifest.params)
     assert (package.manifest.request, package.columns) == (winner.manifest.request, winner.columns)
     assert package.files.keys() == winner.files.keys()
-    assert package.manifest.explained == winner.manifest.explained
+    assert package.manifest.explained is not None
+    assert (package.manifest.explained.method, package.manifest.explained.why) == ("linear", "")
     assert package.manifest.training.rows == model.rows == int(mine[work.training].sum())
     assert package.evaluation.rows == model.judged == int(mine[work.judged].sum())
     assert package.evaluation.metrics["average_precision"] == model.own

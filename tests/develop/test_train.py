@@ -45,11 +45,12 @@ from loopwright.base.errors import (
 )
 from loopwright.base.progress import Silent
 from loopwright.base.settings import Settings
+from loopwright.develop.calibrate import threshold
 from loopwright.develop.leaderboard import reweigh
 from loopwright.develop.mlmodel import _load_pyfunc
 from loopwright.develop.onnx.parity import agreement
 from loopwright.develop.output import Goal
-from loopwright.develop.train import develop, threshold
+from loopwright.develop.train import develop
 from loopwright.graph.columns import arrow_feed
 from loopwright.graph.session import Feeder, Graph
 from loopwright.records.declarations import Candidate, Guard, Objective, Release, Scope, TimeSplit, Value

@@ -149,9 +149,11 @@ def test_an_objective_is_met_at_its_target_and_never_by_nan(
 @given(*[st.floats(-1000, 1000)] * 4, st.floats(0, 1))
 def test_above_the_threshold_acting_is_worth_more(tp: float, fp: float, tn: float, fn: float, probability: float) -> None:
     """Elkan 2001: act exactly when its expected value is at least that of not acting."""
-    value = Value(true_positive=tp, false_positive=fp, true_negative=tn, false_negative=fn)
-    if (tn - fp) + (tp - fn) <= 1e-3:
+    if tp - fn < 0 or (tp == fn and tn > fp):
+        with pytest.raises(DeclarationInvalid, match="never pays" if tn >= fp else "pays where the truth is negative"):
+            Value(true_positive=tp, false_positive=fp, true_negative=tn, false_negative=fn)
         return
+    value = Value(true_positive=tp, false_positive=fp, true_negative=tn, false_negative=fn)
     gain = (probability * tp + (1 - probability) * fp) - (probability * fn + (1 - probability) * tn)
     if abs(gain) > 1e-6:
         assert (probability >= value.threshold()) == (gain > 0)

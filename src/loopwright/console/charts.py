@@ -4,9 +4,18 @@ from typing import Literal
 
 import msgspec
 
-from loopwright.records.evaluation import Estimate, added
+from loopwright.records.evaluation import Estimate, ReliabilityBin, added
 from loopwright.records.windows import newest_stretch
-from loopwright.render.charts import DARK, LIGHT, PackageChange, Style, drift_chart, quality_chart, value_chart
+from loopwright.render.charts import (
+    DARK,
+    LIGHT,
+    PackageChange,
+    Style,
+    drift_chart,
+    quality_chart,
+    reliability_chart,
+    value_chart,
+)
 from loopwright.verbs.loop_page import LoopPage
 
 Size = Literal["wide", "narrow"]
@@ -53,6 +62,7 @@ def available(page: LoopPage) -> list[str]:
         "quality": bool(metric_of(page)),
         "drift": any(c.used for w in page.windows for c in w.columns),
         "value": money(page) is not None,
+        "reliability": bool(_curve(page)),
     }
     return [name for name in CHARTS if has[name]]
 
@@ -90,9 +100,20 @@ def _value(page: LoopPage, style: Style) -> str:
     return value_chart(page.values, _served(page), style)
 
 
+def _curve(page: LoopPage) -> list[ReliabilityBin]:
+    """The reliability curve of the newest leaderboard's winner."""
+    board = page.leaderboard
+    rows = [] if board is None else [row.detail for row in board.rows if row.package == board.winner and row.detail is not None]
+    return rows[0].reliability if rows else []
+
+
+def _reliability(page: LoopPage, style: Style) -> str:
+    return reliability_chart(_curve(page), style)
+
+
 def _served(page: LoopPage) -> list[PackageChange]:
     return [PackageChange(r.since, r.champion.package) for r in page.releases]
 
 
-CHARTS = {"quality": _quality, "drift": _drift, "value": _value}
+CHARTS = {"quality": _quality, "drift": _drift, "value": _value, "reliability": _reliability}
 """The charts by the name that their URL has."""

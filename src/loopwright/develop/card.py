@@ -72,6 +72,7 @@ def card(
         ),
         f"| one row, median / 99 % | {evaluation.latency_p50_us:.0f} / {evaluation.latency_p99_us:.0f} µs | |",
         *_loading(evaluation),
+        *_reliability(evaluation),
         "",
         *_slices(evaluation, manifest),
         "## What to beware of",
@@ -119,13 +120,24 @@ def _loading(evaluation: Evaluation) -> list[str]:
     return [f"| loading / memory then | {evaluation.load_ms:.1f} ms / {evaluation.memory_bytes / 1024:,.0f} KiB | |"]
 
 
+def _reliability(evaluation: Evaluation) -> list[str]:
+    """The reliability curve as a table (Murphy and Winkler 1977, Reliability of subjective probability forecasts)."""
+    rows = [
+        f"| {number(b.low)} to {number(b.high)} | {number(b.score)} | {number(b.share.value)} {bounds(b.share)} | {b.share.n:,} |"
+        for b in evaluation.reliability
+    ]
+    return ["", "| scores | mean score | share positive | rows |", "| --- | --- | --- | --- |", *rows] if rows else []
+
+
 def _answers(manifest: Manifest) -> str:
     """The meaning of score, label and values."""
     output, border = manifest.output, manifest.threshold
     names = ", ".join(plain(name) for name in output.names[:20]) + (
         f" and {len(output.names) - 20} more" if len(output.names) > 20 else ""
     )
-    return TASKS[output.task].describe(output).format(names=names, border=border, group=plain(manifest.group))
+    text = TASKS[output.task].describe(output).format(names=names, border=border, group=plain(manifest.group))
+    made = manifest.calibration
+    return text if made is None else f"{text} {plain(made.words[0].upper() + made.words[1:])}."
 
 
 def _explained(manifest: Manifest) -> str:

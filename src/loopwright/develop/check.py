@@ -9,11 +9,11 @@ import pyarrow as pa
 
 from loopwright.base.errors import ConversionRefused, DeclarationInvalid, ExamplesRefused
 from loopwright.base.text import count
+from loopwright.develop.examples import matrices, split_examples
 from loopwright.develop.features import TracedFeatures, trace, trace_rule, trace_slices
 from loopwright.develop.fit import TrainingData
 from loopwright.develop.output import Goal, goal_of
 from loopwright.develop.rehearsal import CannotFit, made_up, reason, rehearsed
-from loopwright.develop.train import matrices, split_examples
 from loopwright.graph.session import Graph
 from loopwright.records.declarations import Candidate, Column, Heuristic, Objective, Outcome, Sampling, Slice, TimeSplit
 from loopwright.tasks import metrics

@@ -76,6 +76,7 @@ def evaluate(
         load_ms=loading and loading[0],
         memory_bytes=loading and loading[1],
         small_groups=metrics.small_groups(slices, SLICE_ROWS),
+        reliability=metrics.reliability(output, truth, predictions, units),
     )
 
 

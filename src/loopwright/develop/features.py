@@ -25,7 +25,8 @@ import spox
 from loopwright.base.errors import DeclarationInvalid
 from loopwright.develop.onnx.blocks import side_by_side
 from loopwright.develop.onnx.entries import EncodedInput, settle
-from loopwright.develop.output import Goal
+from loopwright.develop.onnx.estimators.arithmetic import interpolated
+from loopwright.develop.output import Goal, calibrated
 from loopwright.develop.tracing import call
 from loopwright.graph.session import METADATA, Graph, column_parts
 from loopwright.records.declarations import Column, Slice
@@ -180,6 +181,8 @@ def _answers(raw: Any, goal: Goal) -> dict[str, Any]:
     if goal.quantiles:
         raw = ndx.sort(raw, axis=1)
     score = ndx.max(raw, axis=1) if goal.column is None else raw[:, goal.column]
+    if goal.calibration is not None:
+        score = calibrated(goal.calibration, ndx.astype(score, ndx.float64), ndx, interpolated)
     values = {"values": ndx.astype(raw, ndx.float32)} if goal.output.names else {}
     return {"score": ndx.astype(score, ndx.float32), **values}
 

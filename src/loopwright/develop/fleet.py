@@ -137,6 +137,10 @@ class _Trainer:
         self.work, self.winner, self.candidate, self.by = work, winner, candidate, by
         self.texts, self.name, self.turn, self.whole = texts, name, turn, whole
         self._given: dict[str, Answered] = {}
+        whole_made = (
+            winner.manifest.calibration
+        )  # where the global model's scores are right as they are, a segment's are not looked at
+        self.calibrates = whole_made is not None and bool(whole_made.method)
 
     def skipped(self, segment: str, why: str) -> SegmentModel:
         """A segment without a model of its own."""
@@ -188,6 +192,7 @@ class _Trainer:
             slice_values={name: of[inside] for name, of in work.slice_values.items()},
             parent=serving.get(segment, ""),
             segment=Segment(column=self.by, value=segment),
+            calibrates=self.calibrates,
             latency_runs=LATENCY_RUNS,
             progress=Silent(),
         )

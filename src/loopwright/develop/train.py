@@ -4,7 +4,7 @@ The package holds the model that was fitted on the training part and judged on t
 afterwards, so the measured model is the one that serves.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, timedelta
 from typing import Any, NamedTuple
 
@@ -14,12 +14,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from loopwright.base.arrays import Array
-from loopwright.base.errors import ConversionRefused, DeclarationInvalid, ExamplesRefused, LoopwrightError, RecordNotFound
+from loopwright.base.errors import ConversionRefused, DeclarationInvalid, LoopwrightError
 from loopwright.base.progress import Progress, Silent
 from loopwright.base.text import count, interval, spaced
+from loopwright.develop.calibrate import Unseen, calibrates_itself, choose, threshold, unseen
 from loopwright.develop.card import card
 from loopwright.develop.evaluate import LATENCY_RUNS, evaluate, latency, loading, measures
-from loopwright.develop.features import Encoding, TracedFeatures, Vocabulary, trace, trace_rule, trace_slices
+from loopwright.develop.examples import load as load_examples
+from loopwright.develop.examples import matrices, middle, split_examples
+from loopwright.develop.features import TracedFeatures, Vocabulary, trace, trace_rule, trace_slices
 from loopwright.develop.fit import TrainingData, fit, fixed, make, search
 from loopwright.develop.leaderboard import climb, doubt, primary_metric, rank, verdict
 from loopwright.develop.leakage import describe, leaks, scan
@@ -29,27 +32,18 @@ from loopwright.develop.mlmodel import mlmodel, requirements
 from loopwright.develop.onnx.convert import convert
 from loopwright.develop.onnx.explanation import Files, explanation
 from loopwright.develop.onnx.parity import agreed, load
-from loopwright.develop.output import Answers, Goal, goal_of
+from loopwright.develop.output import Answers, Goal
 from loopwright.develop.provenance import commit, environment
 from loopwright.develop.reference import golden, histograms, served_rows
 from loopwright.develop.rehearsal import attempt, reason, refuse_none_left, rehearsed
-from loopwright.develop.sampling import Drawn, draw, factors
+from loopwright.develop.sampling import Drawn
 from loopwright.graph.columns import arrow_feed
 from loopwright.graph.session import Graph
-from loopwright.records.declarations import (
-    Candidate,
-    Column,
-    Loop,
-    Outcome,
-    Release,
-    Sampling,
-    Scope,
-    declaration_digest,
-    to_builtins,
-)
+from loopwright.records.declarations import Candidate, Column, Loop, Release, Scope, declaration_digest, to_builtins
 from loopwright.records.evaluation import Comparison, Detail, Estimate, Evaluation, Leaderboard, LeaderboardRow, Suspect
 from loopwright.records.examples import Examples
 from loopwright.records.package import (
+    Calibration,
     ContextNeed,
     Conversion,
     Explained,
@@ -61,17 +55,15 @@ from loopwright.records.package import (
     Training,
     unused_optional,
 )
-from loopwright.stores.examples import read_examples
 from loopwright.stores.home import Home
 from loopwright.stores.packages.environments import environment_files
 from loopwright.stores.packages.store import FORMAT, check_files, encode_json
 from loopwright.tasks import metrics
-from loopwright.tasks.label import label_array, unit_array
+from loopwright.tasks.label import unit_array
 from loopwright.tasks.metrics import Answered
 from loopwright.tasks.plausibility import perfect_on_few, practically_perfect
 from loopwright.tasks.registry import TASKS
-from loopwright.tasks.split import Split, divide, divide_again
-from loopwright.tasks.task import Border
+from loopwright.tasks.split import divide_again, folds
 
 _LATENCY_ROWS = 200
 _EXPLAINED_ROWS = 50
@@ -89,6 +81,7 @@ class _Fitted(msgspec.Struct, kw_only=True):
     conversion: Conversion
     seconds: float
     explained: Files
+    calibration: Calibration | None = None
 
 
 class Measured(msgspec.Struct, kw_only=True):
@@ -113,23 +106,10 @@ class _Evaluated(NamedTuple):
     importance: dict[str, float]
 
 
-class SplitExamples(NamedTuple):
-    """The examples of a turn as candidates see them: training and validation rows (indices), their truth, and the goal."""
-
-    training: Array
-    validation: Array
-    partition: Partition
-    known: Array
-    truth: Array
-    groups: Array | None
-    drawn: Drawn
-    goal: Goal
-
-
 class Work(msgspec.Struct, kw_only=True):
     """Shared by all candidates of one turn: the rows, their split, and the matrices of their features.
 
-    `failed` are the candidates that are left out already, by name.
+    `failed` are the candidates that are left out already, by name. `calibrates`: scores may be calibrated, and thresholds chosen.
     """
 
     home: Home
@@ -163,6 +143,7 @@ class Work(msgspec.Struct, kw_only=True):
     failed: dict[str, LoopwrightError] = {}
     segment: Segment | None = None
     latency_runs: int = LATENCY_RUNS
+    calibrates: bool = True
 
     @property
     def units(self) -> Array:
@@ -216,7 +197,7 @@ def prepare(
     columns, key = loop.columns, loop.requests.key
     traced = trace(loop.features, columns)
     slice_graph = trace_slices(loop.slices, columns)
-    table = _load(home, examples, window)
+    table = load_examples(home, examples, window)
     parts = split_examples(table, loop.split, loop.sampling, loop.outcome, seed=loop.seed)
     training, goal, truth = parts.training, parts.goal, parts.truth
     heuristic = trace_rule(loop.scope.heuristic.rule, columns, goal.output, middle(goal, truth[training]))
@@ -297,25 +278,6 @@ def develop(work: Work, *, params: Mapping[str, Mapping[str, Any]] | None = None
     return _board(work, measured, left_out, turn)
 
 
-def split_examples(table: pa.Table, split: Split, sampling: Sampling, outcome: Outcome, *, seed: int) -> SplitExamples:
-    """Divide examples into training and validation rows and draw those that are fitted on. Raises ExamplesRefused."""
-    training, validation, partition = divide(table, split, seed=seed, task=outcome.task)
-    known = table.column("_label").is_valid().to_numpy()
-    truth = label_array(
-        table.column("_label").fill_null(False) if TASKS[outcome.task].learns_unjudged else table.column("_label")
-    )
-    groups = np.array(table.column(outcome.group).to_pylist(), dtype=object) if outcome.group else None
-    drawn = draw(table, training, sampling, seed=seed)
-    goal = goal_of(outcome, truth[training])
-    goal = msgspec.structs.replace(goal, factors=factors(drawn.sampled, goal.output))
-    return SplitExamples(training, validation, partition, known, truth, groups, drawn, goal)
-
-
-def middle(goal: Goal, truth: Array) -> list[float]:
-    """Value of a null answer of the heuristic, by target or quantile: the median of the training truth; 0 for other tasks."""
-    return TASKS[goal.output.task].middle(truth) * max(len(goal.quantiles), 1)
-
-
 def _check_metrics(loop: Loop) -> None:
     names = [s.name for s in loop.slices]
     asked = [(f"objectives[{o.name!r}].metric", o.metric) for o in loop.scope.objectives]
@@ -327,38 +289,6 @@ def _check_metrics(loop: Loop) -> None:
 
 def _wanted(scope: Scope, release: Release) -> list[str]:
     return list(dict.fromkeys([*(o.metric for o in scope.objectives), *(g.metric for g in release.guards)]))
-
-
-def _load(home: Home, examples: Examples, window: timedelta | None) -> pa.Table:
-    try:
-        table = read_examples(home, examples.digest)
-    except RecordNotFound:
-        raise ExamplesRefused(
-            f"the examples file {examples.digest}.parquet is gone; build it again with `loopwright run LOOP --until data`"
-        ) from None
-    if window is not None:
-        table = table.filter(
-            pc.greater(table.column("_decided_at"), pa.scalar(examples.as_of - window, type=pa.timestamp("us", tz="UTC")))
-        )
-    return table
-
-
-def matrices(
-    traced: TracedFeatures, table: pa.Table, training: Array, encodings: Collection[Encoding]
-) -> tuple[dict[str, Vocabulary], dict[str, Array]]:
-    """The vocabulary of each string feature, learned on the training rows, and the matrix of all rows per encoding."""
-    vocabulary: dict[str, Vocabulary] = {}
-    if traced.categories:
-        graph = Graph(traced.raw(), threads=2)
-        raw = graph.run(arrow_feed(graph, traced.columns, table), [o for o in graph.outputs if o != "numbers"])
-        for name in traced.categories:
-            null = raw.get(f"null.{name}")
-            vocabulary[name] = traced.vocabulary(name, raw[f"value.{name}"][training], None if null is None else null[training])
-    made: dict[str, Array] = {}
-    for encoding in sorted(encodings):
-        graph = Graph(traced.matrix_graph(vocabulary, encoding), threads=2)
-        made[encoding] = graph.run(arrow_feed(graph, traced.columns, table), ["features"])["features"]
-    return vocabulary, made
 
 
 def _train(work: Work, params: Mapping[str, Mapping[str, Any]]) -> tuple[list[Measured], dict[str, str]]:
@@ -450,26 +380,51 @@ def fit_candidate(work: Work, candidate: Candidate, params: Mapping[str, Any] | 
         model = convert(candidate.name, estimator, training_data.matrix.shape[1], goal, exact=exact)
         return work.traced.model_graph(work.vocabulary, candidate.encoding, model, goal)
 
-    graph, conversion = agreed(candidate.name, estimator, work.goal, build, work.traced.columns, work.validation_table)
+    graph, conversion, exact = agreed(candidate.name, estimator, work.goal, build, work.traced.columns, work.validation_table)
+    calibration = _calibration(work, candidate, unfitted, training_data)
+    goal = msgspec.structs.replace(work.goal, calibration=calibration)
     names = work.traced.names(work.vocabulary, candidate.encoding)
     some = work.validation_table.take(pa.array(_spread(len(work.validation_table), _EXPLAINED_ROWS)))
     tried = load(candidate.name, graph)
     explained = explanation(
-        estimator, work.goal, names, training_data.matrix, work.drawn.rows, tried.run(arrow_feed(tried, work.columns, some))
+        estimator, goal, names, training_data.matrix, work.drawn.rows, tried.run(arrow_feed(tried, work.columns, some))
     )
     if explained.about.why:
         work.progress.say(f"{candidate.name}: its answers cannot be explained: {explained.about.why}")
     return _Fitted(
         name=candidate.name,
         phase=candidate.phase,
-        graph=graph,
+        graph=build(goal, exact) if calibration is not None and calibration.method else graph,
         features=names,
         vocabulary={name: v.words for name, v in work.vocabulary.items()},
         params=found,
         conversion=conversion,
         seconds=seconds,
         explained=explained,
+        calibration=calibration,
     )
+
+
+def _calibration(work: Work, candidate: Candidate, estimator: Any, training_data: TrainingData) -> Calibration | None:
+    """How scores become probabilities, and the threshold (see `calibrate`); None where no value table sets one."""
+    loop, clock = work.loop, work.home.clock
+    if not (work.calibrates and loop.scope.value.is_set and TASKS[loop.outcome.task].valued_threshold):
+        return None
+    start, border = clock.monotonic(), threshold(loop.scope, loop.outcome, np.zeros(0), work.positive_share)
+    made = Calibration(why="its estimator is a CalibratedClassifierCV", threshold=border)
+    if not calibrates_itself(estimator):
+        pairs = folds(work.table, work.training, work.partition.split, seed=loop.seed, task=loop.outcome.task)
+        pairs = [(fitted[np.isin(fitted, work.drawn.rows)], judged) for fitted, judged in pairs]
+        try:
+            rows, score = unseen(candidate, estimator, training_data, pairs, work.goal)
+            made = choose(Unseen(score, work.truth[rows], work.units[rows]), loop.scope.value, border, seed=loop.seed)
+        except DeclarationInvalid as error:
+            made = Calibration(
+                why=f"not every fold of the training rows can be fitted and scored: {reason(error)}", threshold=border
+            )
+    made = msgspec.structs.replace(made, seconds=clock.monotonic() - start)
+    work.progress.say(f"{candidate.name}: {made.words}; that took {made.seconds:.1f} s")
+    return made
 
 
 def make_package(work: Work, fitted: _Fitted) -> Measured:
@@ -484,7 +439,7 @@ def _evaluated(work: Work, fitted: _Fitted) -> _Evaluated:
     score, values = answers_of(graph, work.columns, table)
     if not np.isfinite(score).all():
         raise ConversionRefused(fitted.name, f"{int((~np.isfinite(score)).sum())} validation rows give no number")
-    border = _border(work, graph, score)
+    border = _border(work, graph, score) if fitted.calibration is None else fitted.calibration.threshold
     whole = metrics.answered(output, score, values, border)
     sample = _spread(len(table), _LATENCY_ROWS)
     evaluation = evaluate(
@@ -549,6 +504,8 @@ def _packaged(work: Work, made: _Evaluated, left_out: Mapping[str, str]) -> Meas
             importance=made.importance,
             confusion=metrics.confusion(manifest.output, truth, made.given),
             trade=metrics.trade(manifest.output, truth, made.given, evaluation.threshold, work.loop.scope.value),
+            reliability=evaluation.reliability,
+            calibration=manifest.calibration,
         ),
     )
     judged = made.evaluation, made.manifest.output.task
@@ -577,20 +534,16 @@ def _border(work: Work, graph: Graph, score: Array) -> float:
     return threshold(work.loop.scope, work.loop.outcome, score, work.positive_share)
 
 
-def _heuristic_threshold(work: Work) -> float | None:
-    """The heuristic's own threshold if it differs from the model's: its scores have another scale."""
+def _heuristic_threshold(work: Work, border: float) -> float | None:
+    """The heuristic's own threshold if it differs from the model's, `border`: its scores have another scale."""
     task = TASKS[work.loop.outcome.task]
-    if task.threshold is None or (task.valued_threshold and work.loop.scope.value.is_set):
+    if task.threshold is None:
         return None
+    if task.valued_threshold and work.loop.scope.value.is_set:
+        own = threshold(work.loop.scope, work.loop.outcome, np.zeros(0), work.positive_share)
+        return None if own == border else own
     graph = Graph(work.heuristic)
     return _border(work, graph, answers_of(graph, work.columns, work.validation_table)[0])
-
-
-def threshold(scope: Scope, outcome: Outcome, score: Array, share: float) -> float:
-    """The score from which a label is positive, by `score` [N] and the `share` of positives; 0 for tasks without a threshold."""
-    decide = TASKS[outcome.task].threshold
-    pays = scope.value.threshold() if scope.value.is_set else None
-    return 0.0 if decide is None else float(decide(Border(score, share, outcome.alert_share, pays)))
 
 
 def _manifest(work: Work, fitted: _Fitted, evaluation: Evaluation) -> Manifest:
@@ -612,7 +565,7 @@ def _manifest(work: Work, fitted: _Fitted, evaluation: Evaluation) -> Manifest:
         vocabulary=fitted.vocabulary,
         slices=list(work.slice_values),
         threshold=evaluation.threshold,
-        heuristic_threshold=_heuristic_threshold(work),
+        heuristic_threshold=_heuristic_threshold(work, evaluation.threshold),
         output=work.goal.output,
         group=work.loop.outcome.group or "",
         unit=work.loop.unit or "",
@@ -638,6 +591,7 @@ def _manifest(work: Work, fitted: _Fitted, evaluation: Evaluation) -> Manifest:
         split=work.partition,
         sampling=work.drawn.sampled if fitted.features else None,
         explained=fitted.explained.about,
+        calibration=fitted.calibration,
     )
 
 

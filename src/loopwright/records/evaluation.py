@@ -9,7 +9,7 @@ from typing import ClassVar
 import msgspec
 
 from loopwright.records.entries import Record
-from loopwright.records.package import Histogram
+from loopwright.records.package import Calibration, Histogram
 
 
 class Estimate(msgspec.Struct, frozen=True):
@@ -116,6 +116,15 @@ class Suspect(msgspec.Struct, frozen=True, kw_only=True):
         return f"{'column' if self.kind in ('missing', 'decides') or not self.used else 'feature'} {self.feature}"
 
 
+class ReliabilityBin(msgspec.Struct, frozen=True, kw_only=True):
+    """Validation rows with scores from `low` to `high`: the mean of their scores, and the share of them that is positive."""
+
+    low: float
+    high: float
+    score: float
+    share: Estimate
+
+
 class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
     """Every metric, overall and on every slice, with intervals; latencies in microseconds for a single row in process.
 
@@ -125,6 +134,7 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
     `slices` maps slice name -> slice value -> metric -> estimate. `value_per_prediction` is in the scope's currency,
     relative to no model. `baseline` values are on the same rows. `suspects` are features of the package that leak the label.
     `small_groups` maps slice name -> the values with too few rows to be shown by themselves -> their rows; gaps count them.
+    `reliability` is the curve of a probability, from the lowest scores on; empty for other tasks.
     """
 
     rows: int
@@ -141,6 +151,7 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
     memory_bytes: int | None = None
     suspects: list[Suspect] = []
     small_groups: dict[str, dict[str, int]] = {}
+    reliability: list[ReliabilityBin] = []
 
     @property
     def package_measures(self) -> dict[str, float]:
@@ -204,6 +215,8 @@ class Detail(msgspec.Struct, frozen=True, kw_only=True):
     importance: dict[str, float] = {}
     confusion: Confusion | None = None
     trade: list[TradePoint] = []
+    reliability: list[ReliabilityBin] = []
+    calibration: Calibration | None = None
 
 
 class LeaderboardRow(msgspec.Struct, frozen=True, kw_only=True):

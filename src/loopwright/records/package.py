@@ -18,7 +18,7 @@ Files are read once, hashed, and those same bytes are used. Nothing is ever unpi
 
 from collections.abc import Collection, Mapping
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -191,6 +191,34 @@ class Sampled(msgspec.Struct, frozen=True, kw_only=True):
     factors: dict[str, float]
 
 
+class Calibration(msgspec.Struct, frozen=True, kw_only=True):
+    """How the score became a probability, and the threshold for it; decided on training rows, scored by models not fitted on them.
+
+    Log odds of `sigmoid` and `beta` are a ln s - b ln(1 - s) + c with `coefficients` [a, b, c]; `isotonic` joins `points` (score,
+    probability) by lines. `method` is "" where scores are used as they are; `why` says so in numbers. `log_loss` has that of each
+    method tried ("": of the scores as they were) on the `rows`, which it was not fitted on either. `threshold_by` says what set the
+    threshold, `seconds` what all of this took.
+    """
+
+    method: Literal["", "sigmoid", "beta", "isotonic"] = ""
+    coefficients: list[float] = []
+    points: list[tuple[float, float]] = []
+    why: str = ""
+    threshold: float
+    threshold_by: str = "the value table"
+    rows: int = 0
+    positives: int = 0
+    log_loss: dict[str, float] = {}
+    seconds: float = 0.0
+
+    @property
+    def words(self) -> str:
+        """The calibration and the threshold in a sentence."""
+        scores = f"calibrated by {self.method}" if self.method else "used as they are"
+        border = "no score is acted on" if self.threshold > 1 else f"acted on from {self.threshold:.3f}"
+        return f"scores are {scores} ({self.why}), and {border} (by {self.threshold_by})"
+
+
 class Segment(msgspec.Struct, frozen=True, kw_only=True):
     """The requests that a segment package answers: those whose `column` has `value` (as text)."""
 
@@ -215,7 +243,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
 
     Unused columns of `request` are nullable and optional there, whatever the table's contract says (`unused_optional`).
     `group` is the request column within which is ranked, `unit` that of the independent units ("": the key); `heuristic_threshold` that of the heuristic, where it is not `threshold`.
-    `explained` is None for packages of versions without explanations.
+    `explained` is None for packages of versions without explanations, `calibration` where no value table sets the threshold, and of rules.
     """
 
     format: int
@@ -251,6 +279,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     split: Partition | None = None
     sampling: Sampled | None = None
     explained: Explained | None = None
+    calibration: Calibration | None = None
 
     def looked_up(self, table: str) -> set[str]:
         """The columns of a table that requests are joined with and that reach a feature, the heuristic or a slice, and keys."""

@@ -9,7 +9,7 @@ from itertools import accumulate
 from typing import Any, NamedTuple
 
 from loopwright.base.text import spaced
-from loopwright.records.evaluation import running
+from loopwright.records.evaluation import ReliabilityBin, running
 from loopwright.records.windows import Quality, ValueWindow, Window
 
 MAX_COLUMNS = 20
@@ -144,6 +144,33 @@ def value_chart(values: Sequence[ValueWindow], changes: Sequence[PackageChange],
     scale = {"domain": ["loop", "heuristic"], "range": colours}
     color = {"color": {"field": "who", "type": "nominal", "scale": scale, "legend": legend}}
     layers = [*_changes(values, changes, x, style), *_band(x, y, None, **color)]
+    return _draw({"data": {"values": rows}, "height": style.height, "layer": layers}, style)
+
+
+def reliability_chart(curve: Sequence[ReliabilityBin], style: Style) -> str:
+    """Share of positives by score with its 95 % interval, and the diagonal on which probabilities lie; SVG, empty without a curve."""
+    if not curve:
+        return ""
+    rows = [{"score": b.score, "value": b.share.value, "low": b.share.low, "high": b.share.high} for b in curve]
+    top = min(1.0, 1.05 * max(max(row["score"], row["high"]) for row in rows))
+    scale = {"domain": [0, top], "nice": False}
+    x = {"field": "score", "type": "quantitative", "title": "score", "scale": scale}
+    y = {"field": "value", "type": "quantitative", "title": "share positive", "scale": scale}
+    colours = style.colours
+    diagonal = {
+        "data": {"values": [{"score": end, "value": end} for end in (0, top)]},
+        "mark": {"type": "line", "strokeDash": [6, 4], "color": colours["second"], "strokeWidth": 1.5},
+        "encoding": {"x": x, "y": y},
+    }
+    ends = {"x": x, "y": {**y, "field": "low"}, "y2": {"field": "high"}}
+    layers = [
+        diagonal,
+        {"mark": {"type": "rule", "color": colours["line"], "strokeWidth": 1.5}, "encoding": ends},
+        {
+            "mark": {"type": "point", "filled": True, "size": 34, "opacity": 1, "color": colours["line"]},
+            "encoding": {"x": x, "y": y},
+        },
+    ]
     return _draw({"data": {"values": rows}, "height": style.height, "layer": layers}, style)
 
 

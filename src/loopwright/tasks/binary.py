@@ -202,7 +202,6 @@ BINARY = TaskType(
     statistics=statistics, money=money, kinds=kinds, threshold=_threshold, valued_threshold=True,
     summarise=_summarise, made_up=lambda part, targets: np.asarray(part == 1), draft=_DRAFT,
     describe=lambda output: (
-        "The score is the probability of a positive outcome; from {border:.3f} on the label is positive. Where the value "
-        "table sets that threshold, it is right for calibrated scores only: see the calibration error."
+        "The score is the probability of a positive outcome; from {border:.3f} on the label is positive."
     ),
 )  # fmt: skip

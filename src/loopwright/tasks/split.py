@@ -36,6 +36,8 @@ ENOUGH_ROWS, ENOUGH_OF_LABEL = 100, 20
 """A time split is extended back until it has this many rows, and of two labels this many each; or a tenth of all, if that is fewer."""
 
 SEARCH_SHARE = 0.2
+FOLDS, MANY_OF_LABEL = 3, 5000
+"""Folds of the training rows for scores of rows not fitted on; one is enough from so many rows of each label on."""
 STRATA = 5
 """Into how many equally large strata a label that is a number is cut."""
 
@@ -87,6 +89,37 @@ def divide_again(examples: pa.Table, training: Array, split: Split, *, seed: int
             f"hyper-parameters{', of one label only' if kinds == 1 else ''}: give more history, or no `trials`"
         )
     return training[fitted], training[judged]
+
+
+def folds(examples: pa.Table, training: Array, split: Split, *, seed: int, task: Task = "binary") -> list[tuple[Array, Array]]:
+    """Pairs of training rows (indices), fitted on and scored: what is scored shares no outcome with what is fitted on, and is younger by time.
+
+    By time the newest half is scored in FOLDS parts, else all rows; where labels are many a fifth is enough. Folds that cannot be fitted
+    on are left out; empty where none can.
+    """
+    rows = examples.take(pa.array(training))
+    label = rows.column("_label").fill_null(False)
+    labels = pc.value_counts(label).field("counts").to_pylist()
+    many = len(labels) > 1 and min(labels) >= MANY_OF_LABEL
+    made = []
+    if isinstance(split, TimeSplit):
+        decided = _moments(rows, "_decided_at")
+        shares = [1 - SEARCH_SHARE] if many else (0.5 + np.arange(FOLDS) / (2 * FOLDS)).tolist()
+        cuts = [int(np.sort(decided)[max(int(len(decided) * share) - 1, 0)]) for share in shares]
+        for start, end in zip(cuts, [*cuts[1:], int(decided.max())], strict=True):
+            fitted, judged, _ = _divide(rows, split, seed, "folds", start)
+            made.append((fitted, judged[decided[judged] <= end]))
+    else:
+        values = _texts(rows, split.column) if isinstance(split, GroupSplit) else units(rows)
+        number, outcome = round(1 / SEARCH_SHARE) if many else FOLDS, _outcomes(rows)
+        part = np.floor(draws(seed, "folds", values) * number)
+        for k in range(1 if many else number):
+            judged = part == k
+            made.append((np.flatnonzero(~judged & ~np.isin(outcome, outcome[judged])), np.flatnonzero(judged)))
+    well = [(f, j) for f, j in made if len(j) and len(f) >= MIN_ROWS // 4 and _kinds(rows, f) >= TASKS[task].least_kinds]
+    if not well and isinstance(split, TimeSplit):
+        return folds(examples, training, StratifiedSplit(), seed=seed, task=task)
+    return [(training[f], training[j]) for f, j in well]
 
 
 def validates(partition: Partition, examples: pa.Table) -> Array:

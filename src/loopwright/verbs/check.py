@@ -33,6 +33,7 @@ from loopwright.stores.examples import read_examples
 from loopwright.stores.home import Home
 from loopwright.tasks import metrics
 from loopwright.tasks.label import label_sql, label_type
+from loopwright.tasks.registry import TASKS
 from loopwright.tasks.split import divide, divide_again, says
 from loopwright.turn import used_columns
 from loopwright.verbs.checked import Checked, CheckItem, SampleRow
@@ -89,9 +90,7 @@ def check(home: Home, loop: str, *, strict: bool = False, progress: Progress | N
             examples=seen.examples,
         )
     items += [CheckItem(name=n, ok=ok, detail=d, warning=n in found.doubtful) for n, ok, d in found.items]
-    items.append(_described(declared.scope))
-    items.append(_watched(declared))
-    items += _labels(declared)
+    items += [_described(declared.scope), _watched(declared), *_valued(declared), *_labels(declared)]
     items += [] if found.used is None else [_unused(declared, found.used)]
     if declared.fleet is not None:
         items.append(_segments(home, declared.requests, declared.fleet))
@@ -148,6 +147,19 @@ def _described(scope: Scope) -> CheckItem:
     detail = f"{', '.join(open_)} still says TODO: write it in the loop file" if open_ else scope.problem
     doubtful = not open_ and state != "ok"
     return CheckItem(name="problem", ok=not open_, detail=f"{detail} {said}" if doubtful else detail, warning=doubtful)
+
+
+def _valued(loop: Loop) -> list[CheckItem]:
+    """From which score on acting pays, where the value table says so."""
+    value = loop.scope.value
+    if not (value.is_set and TASKS[loop.outcome.task].valued_threshold):
+        return []
+    border = value.threshold()
+    always = "acting pays at any score: nothing that a model says changes what is done"
+    detail = (
+        f"acting pays from a probability of {border:.3f}; `run` calibrates scores where that surely helps" if border else always
+    )
+    return [CheckItem(name="value", ok=True, detail=detail, warning=not border)]
 
 
 def _watched(loop: Loop) -> CheckItem:

@@ -54,6 +54,14 @@ def _detail(candidate: str, detail: Detail) -> list[RenderableType]:
         labels, counts = detail.confusion.labels, detail.confusion.counts
         rows = [[truth, *of] for truth, of in zip(labels, counts, strict=True)]
         parts += [heading(f"{candidate}: truth (rows) and answer (columns)"), table(["", *labels], rows, right=labels)]
+    if detail.calibration is not None:
+        parts.append(plain(f"{candidate}: {detail.calibration.words}"))
+    if detail.reliability:
+        columns = ["scores", "mean score", "share positive [95 %]", "rows"]
+        curve = [
+            [f"{number(b.low)} to {number(b.high)}", number(b.score), interval(b.share), b.share.n] for b in detail.reliability
+        ]
+        parts += [heading(f"{candidate}: are its scores probabilities?"), table(columns, curve, right=columns[1:])]
     if detail.trade:
         valued = any(p.value is not None for p in detail.trade)
         columns = ["threshold", "answered yes", "precision", "recall", *(["value per prediction"] if valued else [])]

@@ -40,7 +40,8 @@ def explanation(
 ) -> Files:
     """The explanation of an estimator over features `names` [F], fitted on some `rows` (indices) of `matrix` [M, F].
 
-    It is checked against the graph's answers to some rows: `features` [N, F], `score` [N] and perhaps `values` [N, K].
+    It is checked against the graph's answers to some rows, not calibrated: `features` [N, F], `score` [N] and perhaps `values` [N, K].
+    Contributions to a calibrated score add up to the score before calibration, and their unit says so.
     Never raises: where there is no explanation, the result holds the reason.
     """
     try:
@@ -79,6 +80,8 @@ def _explanation(
     explainer = Explainer(made)
     moved = explainer.contributions(_matrix(graph, answers["features"]))
     _check(explainer, goal, moved, answers)
+    if goal.calibration is not None and goal.calibration.method:
+        made = msgspec.structs.replace(made, link="", unit=f"{made.unit} before calibration")
     method = "linear" if all(isinstance(p, Linear) for p in parts) else "TreeSHAP"
     method = method if len({type(p) for p in parts}) == 1 else "TreeSHAP and linear"
     files = {"explanation.msgpack": encode(made)} | ({"explain.onnx": graph} if graph else {})
@@ -158,7 +161,7 @@ def _check(explainer: Explainer, goal: Goal, moved: Array, answers: Mapping[str,
     raw = explainer.base + moved.sum(axis=2)
     if (given := linked(explainer.link, raw)) is None:
         return
-    expected = msgspec.structs.replace(goal, factors=[]).answers(given)
+    expected = goal.plain.answers(given)
     for name, wanted in (("score", expected.score), ("values", expected.values)):
         found = answers.get(name)
         if found is None:

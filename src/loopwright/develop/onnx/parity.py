@@ -7,7 +7,6 @@ so are models that compute in float32 themselves (XGBoost, PyTorch): there it is
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-import msgspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -70,20 +69,20 @@ def agreed(
     build: Callable[[Goal, bool], bytes],
     columns: Mapping[str, Column],
     table: pa.Table,
-) -> tuple[bytes, Conversion]:
-    """The graph, and how far it is from the estimator on the rows of `table`. Raises ConversionRefused when too far.
+) -> tuple[bytes, Conversion, bool]:
+    """The graph, how far it is from the estimator on the rows of `table`, and whether it is exact. Raises ConversionRefused when too far.
 
     `build` makes it for a goal, summing trees in float32 or, where that is not enough, exactly. Compared is the graph before
-    sampling is undone, which would only scale the differences.
+    sampling is undone and the score calibrated, which would only scale the differences.
     """
-    plain, (bound, relative) = msgspec.structs.replace(goal, factors=[]), tolerance(estimator, goal)
+    plain, (bound, relative) = goal.plain, tolerance(estimator, goal)
     rows, worst = 0, 0.0
     for exact in (False, True):
         graph = build(plain, exact)
         rows, worst = agreement(candidate, graph, estimator, plain, columns, table)
         if worst <= bound:
             conversion = Conversion(rows=rows, max_difference=worst, tolerance=bound, relative=relative)
-            return (build(goal, exact) if goal.factors else graph), conversion
+            return (graph if goal == plain else build(goal, exact)), conversion, exact
     raise ConversionRefused(candidate, apart(worst, rows, bound, "validation rows"))
 
 

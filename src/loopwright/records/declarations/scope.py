@@ -111,11 +111,24 @@ class Value(Declaration, frozen=True):
         kinds = (self.true_positive, self.false_positive, self.true_negative, self.false_negative)
         return any(kinds) or self.correct > 0
 
+    def problems(self) -> list[tuple[str, str]]:
+        """See Declaration."""
+        wasted, gained = self.true_negative - self.false_positive, self.true_positive - self.false_negative
+        if gained > 0 or (gained == 0 and wasted <= 0):
+            return []
+        why = (
+            f"acting where the truth is positive is worth {self.true_positive:g}, not acting {self.false_negative:g}: so acting "
+            f"{'pays where the truth is negative' if wasted < 0 else 'never pays'}. Make it worth more, or turn the label round (`NOT ...`)"
+        )
+        return [("true_positive", why)]
+
     def threshold(self) -> float:
-        """The score above which acting pays, for calibrated scores (Elkan 2001, The foundations of cost-sensitive learning)."""
-        act = self.true_negative - self.false_positive
-        miss = self.true_positive - self.false_negative
-        return act / (act + miss) if act + miss > 0 else 0.5
+        """The score from which acting pays, for calibrated scores (Elkan 2001, The foundations of cost-sensitive learning).
+
+        0 where it pays whatever the truth is.
+        """
+        wasted, gained = self.true_negative - self.false_positive, self.true_positive - self.false_negative
+        return 0.5 if wasted == gained == 0 else max(0.0, wasted) / (max(0.0, wasted) + gained) if gained > 0 else 0.0
 
 
 class Heuristic(Declaration, frozen=True):

@@ -11,6 +11,7 @@ from loopwright.tasks.metrics.answered import answered as answered
 from loopwright.tasks.metrics.answered import kinds as kinds
 from loopwright.tasks.metrics.answered import money as money
 from loopwright.tasks.metrics.detail import confusion as confusion
+from loopwright.tasks.metrics.detail import reliability as reliability
 from loopwright.tasks.metrics.detail import trade as trade
 from loopwright.tasks.metrics.estimate import compute as compute
 from loopwright.tasks.metrics.estimate import differences as differences

@@ -1,18 +1,48 @@
-"""What a number hides: which labels are taken for which, and what another threshold would bring."""
+"""What a number hides: which labels are taken for which, how far scores are probabilities, and what another threshold would bring."""
 
 import numpy as np
 
 from loopwright.base.arrays import Array
 from loopwright.records.declarations import Value
-from loopwright.records.evaluation import Confusion, TradePoint
+from loopwright.records.evaluation import Confusion, ReliabilityBin, TradePoint
 from loopwright.records.package import Output
 from loopwright.tasks.metrics.answered import answered, kinds, money
+from loopwright.tasks.metrics.estimate import intervals
 from loopwright.tasks.task import Answered
 
 MAX_LABELS = 50
 """A table of more labels than this is left out: nobody reads it."""
 
 POINTS = 20
+
+
+MAX_BINS, BIN_ROWS, BIN_EVENTS = 10, 50, 10
+"""Bins of a reliability curve, at most, and how many rows, and rows of the rarer label, there are on average in each, at least."""
+
+
+def reliability(output: Output, truth: Array, answers: Answered, units: Array | None = None) -> list[ReliabilityBin]:
+    """How often rows [N] with about the same score are positive, in bins of equally many rows; none for tasks without such a score.
+
+    The interval of each share is Wilson's, with as many rows as `units` [N] leave.
+    """
+    if not (output.shape.has_border and output.shape.is_probability) or not len(truth):
+        return []
+    score, truth = answers.score, np.asarray(truth, dtype=np.bool_)
+    rarer = int(min(truth.sum(), (~truth).sum()))
+    bins = max(2, min(MAX_BINS, len(score) // BIN_ROWS, rarer // BIN_EVENTS))
+    ends = np.unique(np.quantile(score, np.linspace(0, 1, bins + 1)[1:], method="nearest"))
+    code = np.searchsorted(ends, score)
+    curve = []
+    for k in range(len(ends)):
+        rows = code == k
+        of, mine = truth[rows], None if units is None else units[rows]
+        share = intervals(["positive_rate"], of, score[rows], of, seed=0, units=mine)["positive_rate"]
+        curve.append(
+            ReliabilityBin(
+                low=float(score[rows].min()), high=float(score[rows].max()), score=float(score[rows].mean()), share=share
+            )
+        )
+    return curve
 
 
 def confusion(output: Output, truth: Array, answers: Answered) -> Confusion | None:
