@@ -95,7 +95,20 @@ ANSWERS: list[tuple[Any, list[str]]] = [
         ),
         ["0.861 [0.850, 0.872]", "measure 19", "0.123"],  # however many measures there are, none is cut into pieces
     ),
-    (standings(), ["wins, serves", "what moves its answers", "dep_delay  71%", "1,670", "0.350 ◂", "20.9%"]),
+    (
+        standings(),
+        [
+            "wins, serves",
+            "what moves its answers",
+            "dep_delay  71%",
+            "1,670",
+            "0.350 ◂",
+            "20.9%",
+            "calibrated by sigmoid (log loss 0.4210 to 0.3950)",
+            "0.010 to 0.200",
+            "0.431 [0.417, 0.446]",
+        ],
+    ),
     (
         sample.Sample().predictions(sample.LOOP, {}),
         ["UA 1", "0.731", "new_category:carrier", "a word that training never saw", "--before 1-", sample.ID],

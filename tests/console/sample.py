@@ -8,7 +8,17 @@ from typing import Any
 
 from loopwright.base.errors import LoopNotFound, PredictionNotFound
 from loopwright.console.wheel import STAGES
-from loopwright.records.evaluation import Comparison, Confusion, Detail, Estimate, Leaderboard, LeaderboardRow, TradePoint
+from loopwright.records.evaluation import (
+    Comparison,
+    Confusion,
+    Detail,
+    Estimate,
+    Leaderboard,
+    LeaderboardRow,
+    ReliabilityBin,
+    TradePoint,
+)
+from loopwright.records.package import Calibration
 from loopwright.records.prediction import Contributions
 from loopwright.records.profiles import ColumnProfile, DayCount, Profile
 from loopwright.records.releases import Arm, ReleaseState
@@ -35,6 +45,11 @@ DETAIL = Detail(
         TradePoint(threshold=0.35, rate=0.209, precision=0.799, recall=0.673, value=2.4, used=True),
         TradePoint(threshold=0.99, rate=0.0, precision=None, recall=0.0, value=0.0, used=False),
     ],
+    reliability=[
+        ReliabilityBin(low=0.01, high=0.2, score=0.08, share=Estimate(0.07, 0.06, 0.08, 5000)),
+        ReliabilityBin(low=0.2, high=0.97, score=0.55, share=Estimate(0.431, 0.417, 0.446, 5000)),
+    ],
+    calibration=Calibration(method="sigmoid", why="log loss 0.4210 to 0.3950", threshold=0.35, rows=9000, positives=2200),
 )
 ID = "013f2c8be8a0" + "5d" * 10
 COLUMNS = ["dep_delay", "distance", "hour", "carrier", "origin", "wind_speed", "visibility", "precip"]

@@ -212,6 +212,9 @@ def test_leaderboard_marks_who_won_and_serves_and_shows_what_is_behind_the_numbe
     assert '<tr><td class="head">yes</td><td class="n">810</td><td class="n">1,670</td></tr>' in page
     assert '<tr class="winner"><td class="n">0.35' in page
     assert page.count("Behind the numbers") == 1
+    assert "scores are calibrated by sigmoid (log loss 0.4210 to 0.3950), and acted on from 0.350" in page
+    assert '<tr><td>0.010 to 0.200</td><td class="n">0.080</td>' in page
+    assert "charts/reliability.svg" in page
 
 
 def test_verdict_and_missing_money_are_told_once(address: str) -> None:

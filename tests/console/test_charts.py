@@ -37,9 +37,9 @@ def test_the_drift_chart_names_the_worst_columns_first() -> None:
 
 
 def test_nothing_to_show_is_no_chart() -> None:
-    page = msgspec.structs.replace(sample.loop_page(), windows=[], quality=[], values=[])
+    page = msgspec.structs.replace(sample.loop_page(), windows=[], quality=[], values=[], leaderboard=None)
     assert charts.available(page) == []
-    assert charts.available(sample.loop_page()) == ["quality", "drift", "value"]
+    assert charts.available(sample.loop_page()) == ["quality", "drift", "value", "reliability"]
 
 
 def test_one_window_is_enough() -> None:

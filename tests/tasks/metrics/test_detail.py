@@ -1,12 +1,16 @@
 """Confusion and the trade of thresholds, counted by hand and against scikit-learn."""
 
+import itertools
+
 import numpy as np
 import pytest
+from sklearn.calibration import calibration_curve
 from sklearn.metrics import confusion_matrix, precision_score, recall_score
+from statsmodels.stats.proportion import proportion_confint
 
 from loopwright.records.declarations import Value
 from loopwright.records.package import Output
-from loopwright.tasks.metrics import Answered, answered, confusion, trade
+from loopwright.tasks.metrics import Answered, answered, confusion, reliability, trade
 
 RNG = np.random.default_rng(7)
 TRUTH = RNG.random(500) < 0.3
@@ -58,3 +62,28 @@ def test_trade_without_money_or_without_positives_says_so() -> None:
     assert {p.recall for p in points} == {None}
     assert points[-1].precision is None  # at 2.0 nobody is answered yes
     assert trade(Output(), TRUTH[:0], answered(Output(), SCORE[:0], None, 0.5), 0.5, VALUE) == []
+
+
+def test_reliability_curve_is_that_of_equal_bins_with_wilsons_intervals() -> None:
+    curve = reliability(Output(), TRUTH, Answered(SCORE))
+    share, mean = calibration_curve(TRUTH, SCORE, n_bins=10, strategy="quantile")
+    assert [b.share.value for b in curve] == pytest.approx(share, abs=0.03)
+    assert [b.score for b in curve] == pytest.approx(mean, abs=0.01)
+    assert sum(b.share.n for b in curve) == 500
+    for b in curve:
+        inside = (b.low <= SCORE) & (b.high >= SCORE)
+        assert (b.share.low, b.share.high) == pytest.approx(
+            proportion_confint(TRUTH[inside].sum(), inside.sum(), method="wilson")
+        )
+    assert all(one.high < other.low for one, other in itertools.pairwise(curve))
+
+
+def test_reliability_curve_has_fewer_bins_of_few_rows_and_wider_ones_of_customers() -> None:
+    assert len(reliability(Output(), TRUTH[:120], Answered(SCORE[:120]))) == 2
+    assert len(reliability(Output(), np.arange(500) < 30, Answered(SCORE))) == 3
+    rule = reliability(Output(), TRUTH, Answered((SCORE > 0.5).astype(float)))
+    assert [b.score for b in rule] == [0.0, 1.0]
+    customers = np.arange(500) // 25
+    narrow, wide = (reliability(Output(), np.repeat(TRUTH[:20], 25), Answered(SCORE), units=u) for u in (None, customers))
+    assert all(w.share.high - w.share.low > n.share.high - n.share.low for n, w in zip(narrow, wide, strict=True))
+    assert reliability(Output(task="anomaly"), TRUTH, Answered(SCORE)) == []
