@@ -10,7 +10,8 @@ from sklearn.linear_model import LogisticRegression
 from loopwright.base.arrays import Array
 from loopwright.develop.calibrate import Unseen, choose, unseen
 from loopwright.develop.fit import TrainingData, fit, predict
-from loopwright.develop.output import Goal, calibrated
+from loopwright.develop.output import Goal
+from loopwright.graph.calibration import calibrated
 from loopwright.records.declarations import Candidate, Value
 from loopwright.records.package import Calibration
 

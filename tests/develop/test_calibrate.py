@@ -21,7 +21,8 @@ from tests.develop.test_train import Story, home_in, run
 from loopwright.base.arrays import Array
 from loopwright.develop.calibrate import _METHODS, NEVER, Unseen, choose
 from loopwright.develop.onnx.estimators.arithmetic import interpolated
-from loopwright.develop.output import TIE_BREAK, Goal, calibrated
+from loopwright.develop.output import Goal
+from loopwright.graph.calibration import TIE_BREAK, calibrated
 from loopwright.graph.columns import arrow_feed
 from loopwright.graph.session import Graph
 from loopwright.records.declarations import Candidate, GroupSplit, Sampling, StratifiedSplit, TimeSplit, Value

@@ -28,7 +28,8 @@ from loopwright.base.arrays import Array
 from loopwright.base.errors import DeclarationInvalid
 from loopwright.base.text import interval
 from loopwright.develop.fit import TrainingData, fit, last, predict
-from loopwright.develop.output import SMALLEST, Goal, calibrated
+from loopwright.develop.output import Goal
+from loopwright.graph.calibration import SMALLEST, calibrated
 from loopwright.records.declarations import Candidate, Outcome, Scope, Value
 from loopwright.records.evaluation import Estimate, standard_error
 from loopwright.records.package import Calibration

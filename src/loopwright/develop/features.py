@@ -26,8 +26,9 @@ from loopwright.base.errors import DeclarationInvalid
 from loopwright.develop.onnx.blocks import side_by_side
 from loopwright.develop.onnx.entries import EncodedInput, settle
 from loopwright.develop.onnx.estimators.arithmetic import interpolated
-from loopwright.develop.output import Goal, calibrated
+from loopwright.develop.output import Goal
 from loopwright.develop.tracing import call
+from loopwright.graph.calibration import calibrated
 from loopwright.graph.session import METADATA, Graph, column_parts
 from loopwright.records.declarations import Column, Slice
 from loopwright.records.package import Output

@@ -26,11 +26,15 @@ import msgspec
 import numpy as np
 
 from loopwright.base.arrays import Array
+from loopwright.graph.calibration import calibrated
 from loopwright.graph.session import Feeder, Graph
 from loopwright.records.declarations import Column
+from loopwright.records.package import Calibration
 
 FILES = ("explanation.msgpack", "explain.onnx")
 TOLERANCE = 1e-4
+_ROUNDED = 2.0**-20
+"""What float32 below 1, and undoing sampling after it, change at most."""
 
 MAX_ELEMENTS = 2_000_000
 """Maximum number of conditions along the paths of all leaves: each takes some fifty bytes in memory."""
@@ -442,8 +446,11 @@ class Reasons:
             matrix = self._before.run({"features": matrix}, ["matrix"])["matrix"]
         return self.explainer.contributions(matrix)
 
-    def problem(self, rows: Sequence[Mapping[str, Any]], answers: Array) -> str:
-        """Why contributions and base do not add up to the graph's `answers` [N, K]; empty if they do, or if it cannot be checked."""
+    def problem(self, rows: Sequence[Mapping[str, Any]], answers: Array, calibration: Calibration | None = None) -> str:
+        """Why contributions and base do not add up to the graph's `answers` [N, K]; empty if they do, or if it cannot be checked.
+
+        They add up to scores before `calibration`, which the graph rounds to float32: what that may change is not held against them.
+        """
         contributions = self(rows)
         raw = self.explainer.base + contributions.sum(axis=2)
         if not np.isfinite(contributions).all() or not np.isfinite(raw).all():
@@ -454,5 +461,8 @@ class Reasons:
         if given.shape != answers.shape:
             return f"its explanation is of {given.shape[1]} outputs, not {answers.shape[1]}"
         given, answers = np.sort(given, axis=1), np.sort(answers, axis=1)  # as quantiles are
-        apart = float((np.abs(given - answers) / np.maximum(1.0, np.abs(answers))).max(initial=0.0))
+        low, high = given, given
+        if calibration is not None:
+            low, high = (calibrated(calibration, np.clip(given + by, 0.0, 1.0)) for by in (-_ROUNDED, _ROUNDED))
+        apart = float((np.maximum(low - answers, answers - high) / np.maximum(1.0, np.abs(answers))).max(initial=0.0))
         return "" if apart <= TOLERANCE else f"its explanation is off by up to {apart:.2g}"

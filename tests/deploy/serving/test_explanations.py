@@ -32,6 +32,7 @@ from loopwright.deploy.serving.explanations import (
     refuse,
 )
 from loopwright.deploy.serving.predictor import Predictor
+from loopwright.graph.calibration import calibrated
 from loopwright.graph.contributions import Explanation, decode, encode
 from loopwright.records.declarations import Candidate
 from loopwright.records.package import Output
@@ -83,9 +84,16 @@ def test_contributions_add_up_to_the_score_that_was_answered(made: Made, candida
         assert explained.contributions is not None
         assert explained.base is not None
         assert list(explained.contributions) == FEATURES
-        assert (explained.unit, explained.of, explained.why) == ("log-odds", None, "")
+        assert (explained.of, explained.why) == (None, "")
         odds = explained.base + sum(explained.contributions.values())
-        assert 1 / (1 + math.exp(-odds)) == pytest.approx(answer.score, abs=1e-6)
+        score = 1 / (1 + math.exp(-odds))
+        calibration = package.manifest.calibration
+        if calibration is None or not calibration.method:
+            assert explained.unit == "log-odds"
+            assert score == pytest.approx(answer.score, abs=1e-6)
+        else:
+            assert explained.unit == "log-odds before calibration"
+            assert float(calibrated(calibration, score)) == pytest.approx(answer.score, abs=1e-5)
     moved = [f.contributions["delay"] for f in found if f.contributions]
     late = [a.request["delay"] for a in answers]
     assert np.corrcoef(moved, late)[0, 1] > 0.5  # the data were made so

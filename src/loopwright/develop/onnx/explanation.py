@@ -81,7 +81,7 @@ def _explanation(
     moved = explainer.contributions(_matrix(graph, answers["features"]))
     _check(explainer, goal, moved, answers)
     if goal.calibration is not None and goal.calibration.method:
-        made = msgspec.structs.replace(made, link="", unit=f"{made.unit} before calibration")
+        made = msgspec.structs.replace(made, unit=f"{made.unit} before calibration")
     method = "linear" if all(isinstance(p, Linear) for p in parts) else "TreeSHAP"
     method = method if len({type(p) for p in parts}) == 1 else "TreeSHAP and linear"
     files = {"explanation.msgpack": encode(made)} | ({"explain.onnx": graph} if graph else {})

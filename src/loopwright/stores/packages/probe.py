@@ -141,6 +141,7 @@ def _task(package: Package, limits: Limits) -> Task:
         rows=[{**g.request, **g.context} for g in package.reference.golden],
         width=len(package.manifest.output.names),
         explanation={name: data for name, data in package.files.items() if name in contributions.FILES},
+        calibration=package.manifest.calibration,
     )
 
 

@@ -5,6 +5,7 @@ from typing import Any
 import msgspec
 
 from loopwright.records.declarations import Column
+from loopwright.records.package import Calibration
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
@@ -27,6 +28,7 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
     rows: list[dict[str, Any]]
     width: int = 0
     explanation: dict[str, bytes] = {}
+    calibration: Calibration | None = None
 
 
 class ProbeReport(msgspec.Struct, frozen=True, kw_only=True):

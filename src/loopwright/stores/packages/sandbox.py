@@ -86,7 +86,7 @@ def unexplained(task: Task) -> str:
         if not task.rows:
             return ""
         answers = graph.run(Feeder(graph, task.columns)(task.rows), ["values" if task.width else "score"])
-        return reasons.problem(task.rows, next(iter(answers.values())).reshape(len(task.rows), -1))
+        return reasons.problem(task.rows, next(iter(answers.values())).reshape(len(task.rows), -1), task.calibration)
     except PackageRefused as refused:
         return refused.why
     except Exception as error:  # noqa: BLE001  # the decoder and the runtime raise many kinds
