@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 from benchmarks.honesty.__main__ import FILES, claims
 from benchmarks.honesty.calibration import BOOSTED, DEAR, attained
+from benchmarks.honesty.choices import found_better, segments
 from benchmarks.honesty.claims import Claim, Verdict, measure
 from benchmarks.honesty.worlds import binary
 from statsmodels.stats.proportion import proportion_confint
 
+from loopwright.develop.fleet import choose
 from loopwright.records.package import Output
 from loopwright.tasks import metrics
 
@@ -29,6 +31,10 @@ SMALL = [
     "recall gap, 30 equal groups of 60",
     "recall gap, 10 groups of 150 from .6 to .9",
     "bias of 0.1 deviations, 200 rows",
+    "ladder, 10 challengers equal to the heuristic: average_precision",
+    "ladder, 9 equal challengers over a poor heuristic",
+    "promise of the best of 5 equal candidates",
+    "expected gain of the 20 largest of 200 segments",
     "total of 2 weeks, weekly shocks",
     "total of 8 weeks, weekly shocks",
     "scores, right, 500 rows",
@@ -77,6 +83,18 @@ def test_calibration_earns_what_overconfident_trees_lose() -> None:
         earned.append(attained(np.random.default_rng(seed), BOOSTED, 400, DEAR)[0])
     assert max(lost) < -0.03, "acting where a value table forbids it"
     assert min(earned) >= -0.002
+
+
+@pytest.mark.parametrize("metric", ["average_precision", "recall"])
+def test_equal_segments_of_a_fleet_rarely_get_a_model(metric: str) -> None:
+    fooled = sum(bool(choose(segments(np.random.default_rng(seed), 100, 100, 0, metric))) for seed in range(12))
+    assert fooled <= 3, "at most 5 % of fleets"
+
+
+def test_better_candidate_is_found_among_others_nearly_as_often_as_alone() -> None:
+    alone, among = (sum(found_better(np.random.default_rng(seed), others) for seed in range(40)) for others in (0, 9))
+    assert alone >= 30
+    assert among >= 0.75 * alone
 
 
 def test_share_has_the_interval_of_wilson() -> None:

@@ -6,9 +6,22 @@ import numpy as np
 import pytest
 
 from loopwright.base.errors import DeclarationInvalid
-from loopwright.develop.leaderboard import climb, desirability, parse_weights, pays, primary_metric, rank, reweigh, verdict
+from loopwright.develop.leaderboard import (
+    climb,
+    desirability,
+    parse_weights,
+    pays,
+    primary_metric,
+    rank,
+    reweigh,
+    shrink,
+    verdict,
+)
 from loopwright.records.declarations import Objective
-from loopwright.records.evaluation import Comparison, Estimate, Leaderboard, LeaderboardRow
+from loopwright.records.evaluation import Comparison, Estimate, Evaluation, Leaderboard, LeaderboardRow
+from loopwright.records.package import Output
+from loopwright.tasks import metrics
+from loopwright.tasks.metrics import Answered
 
 CATCH = Objective("catch", "operations", "average_precision", at_least=0.8, weight=3)
 FAST = Objective("fast", "product", "latency_p99_ms", at_most=5)
@@ -154,6 +167,59 @@ def test_primary_metric_is_that_of_the_weightiest_objective_of_rows() -> None:
     gap = Objective("fair", "partners", "recall_gap:carrier", at_most=0.1, weight=9)
     assert primary_metric([gap, MONEY, FAST]) == "value_per_prediction"
     assert primary_metric([FAST]) == "average_precision"
+
+
+def test_a_gain_that_one_of_so_many_comparisons_has_by_chance_does_not_pay() -> None:
+    step = compared("simple", "rule", 0.25, 0.01)
+    assert pays(msgspec.structs.replace(step, adjusted_p=0.049))
+    lucky = msgspec.structs.replace(step, adjusted_p=0.2)
+    assert not pays(lucky)
+    ranked = rank(ROWS[:2], OBJECTIVES, {})
+    assert climb(ranked, [lucky])[0].candidate == "rule"
+    assert (
+        "simple does not pay: it beats rule by 0.250 [0.240, 0.260] average precision, but among so many comparisons one looks like "
+        "that by chance in 20%" in verdict(ranked, [lucky])
+    )
+    unsure = msgspec.structs.replace(compared("simple", "rule", 0.01, 0.02), adjusted_p=0.01)
+    assert not pays(unsure), "its own interval has zero"
+
+
+def test_verdict_names_who_may_be_as_good_and_what_to_expect_of_the_winner() -> None:
+    lower = Estimate(0.874, 0.864, 0.884, 1000)
+    rows = [
+        msgspec.structs.replace(
+            r, may_be_best=r.phase > 1, shrunk={"average_precision": lower} if r.candidate == "boosted" else {}
+        )
+        for r in rank(ROWS, OBJECTIVES, {})
+    ]
+    said = verdict(rows, COMPARISONS)
+    assert "boosted wins; it cannot be told from deep; expect 0.874 average precision of it rather than 0.880" in said
+    assert "told from deep and simple" not in said, "simple is beaten"
+
+
+def test_shrunk_figures_are_those_of_candidates_that_may_be_best() -> None:
+    rng = np.random.default_rng(3)
+    signal = rng.normal(size=600)
+    truth = rng.random(600) < 1 / (1 + np.exp(-2 * signal))
+    scores = [1 / (1 + np.exp(-2 * signal - noise * rng.normal(size=600))) for noise in (5.0, 0.8, 0.8, 0.8, 0.8)]
+    given = [Answered(score, score > 0.5) for score in scores]
+    name = "average_precision"
+    side = metrics.contest(name, truth, given, seed=1, output=Output())
+    found = [metrics.intervals([name], truth, *each, seed=1) for each in given]
+    made = shrink([evaluation(one) for one in found], {name: side})
+    assert [one.may_be_best for one in made] == [False, True, True, True, True]
+    best = max(made, key=lambda one: one.metrics[name].value)
+    assert best.promised[name].value < best.metrics[name].value
+    assert best.promised[name].high - best.promised[name].low == pytest.approx(best.metrics[name].high - best.metrics[name].low)
+    worst = min(made[1:], key=lambda one: one.metrics[name].value)
+    assert worst.promised == worst.metrics
+
+
+def evaluation(measured: dict[str, Estimate]) -> Evaluation:
+    return Evaluation(
+        rows=600, positives=300, threshold=0.5, metrics=measured, slices={}, latency_p50_us=1.0, latency_p99_us=1.0, size_bytes=1,
+        train_seconds=1.0, value_per_prediction=0.0,
+    )  # fmt: skip
 
 
 def test_other_weights_give_another_order_and_winner() -> None:

@@ -177,7 +177,7 @@ def _expected(metric: str, package: Package | None) -> float | None:
         return None
     evaluation = package.evaluation
     if metric in evaluation.metrics:
-        value = evaluation.metrics[metric].value
+        value = evaluation.promised[metric].value
         return None if np.isnan(value) else value
     if metric.endswith("_ms"):
         return float(getattr(evaluation, metric.removesuffix("_ms") + "_us")) / 1000 if metric in metrics.MEASURES else None

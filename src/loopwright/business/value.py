@@ -17,7 +17,7 @@ from loopwright.base.errors import NotFound, PackageRefused
 from loopwright.base.text import money as money_of
 from loopwright.business.costs import compute_cost, serving_seconds, turn_seconds
 from loopwright.records.declarations import Outcome, Scope, Value
-from loopwright.records.evaluation import Leaderboard
+from loopwright.records.evaluation import Leaderboard, LeaderboardRow, moved
 from loopwright.records.package import Output
 from loopwright.records.windows import ValueWindow
 from loopwright.stores.home import Home
@@ -28,6 +28,7 @@ from loopwright.tasks import metrics
 from loopwright.tasks.metrics import Answered
 
 Array = np.ndarray[Any, Any]
+_MONEY = "value_per_prediction"
 
 
 def value(
@@ -136,19 +137,27 @@ def _rule(packages: Mapping[str, Probed], rows: pa.Table, known: Known) -> Answe
 
 def expected(board: Leaderboard) -> tuple[float, float]:
     """Money per prediction over no model that the leaderboard expects of its winner and of the heuristic; NaN if unmeasured."""
-    per = {row.candidate: row.measures.get("value_per_prediction", float("nan")) for row in board.rows}
+    per = {row.candidate: _expected(row) for row in board.rows}
     by_phase = {row.phase: row.candidate for row in board.rows}
     winner = next((row.candidate for row in board.rows if board.winner in (row.package, row.candidate)), "")
     return per.get(winner, float("nan")), per.get(by_phase.get(1, ""), float("nan"))
 
 
+def _expected(row: LeaderboardRow) -> float:
+    shrunk = row.shrunk.get(_MONEY)
+    return row.measures.get(_MONEY, float("nan")) if shrunk is None else shrunk.value
+
+
 def money_over_heuristic(board: Leaderboard) -> str:
     """What the winner makes more than the heuristic per prediction, with its 95 % interval; empty where it was not compared."""
-    winner = next((row.candidate for row in board.rows if board.winner in (row.package, row.candidate)), "")
-    heuristic = next((row.candidate for row in board.rows if row.phase == 1), "")
-    pairs = (c.money for c in board.comparisons if (c.challenger, c.incumbent) == (winner, heuristic))
+    winner = next((row for row in board.rows if board.winner in (row.package, row.candidate)), None)
+    heuristic = next((row for row in board.rows if row.phase == 1), None)
+    if winner is None or heuristic is None:
+        return ""
+    pairs = (c.money for c in board.comparisons if (c.challenger, c.incumbent) == (winner.candidate, heuristic.candidate))
     money = next((m for m in pairs if m is not None), None)
-    return "" if money is None else money_of(money, sign=True)
+    luck = sum(sign * (row.measures[_MONEY] - _expected(row)) for sign, row in ((1, winner), (-1, heuristic)) if row.shrunk)
+    return "" if money is None else money_of(moved(money, -luck), sign=True)
 
 
 def _package(home: Home, digest: str) -> Probed | None:

@@ -59,7 +59,7 @@ def _measure(case: GateInputs, name: str) -> Estimate | None:
     """A measure of the package: from its own evaluation, else from the rows at hand."""
     evaluation = case.package.evaluation
     if name in evaluation.metrics:
-        return evaluation.metrics[name]
+        return evaluation.promised[name]
     measured = evaluation.package_measures | {"value_per_prediction": evaluation.value_per_prediction}
     if (value := measured.get(name)) is not None:
         return Estimate(value, value, value, evaluation.rows)

@@ -187,6 +187,10 @@ def _doubts(
         for o in objectives
         if not o.met(measured.get(o.metric, math.nan))
     ]
+    lines += [
+        f"The best of several candidates looks better than it is: expect {number(one.value)} {bounds(one)} {spaced(name)} of it."
+        for name, one in evaluation.shrunk.items()
+    ]
     if evaluation.positives < 200 and SHAPES[task].has_border:
         lines.append(f"Only {evaluation.positives} positive examples were there to judge it by.")
     error = evaluation.metrics.get("calibration_error")

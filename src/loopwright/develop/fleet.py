@@ -5,8 +5,7 @@ judged on its validation rows, those of the same split; features, vocabulary and
 any other.
 
 Which of them serve. On the segment's validation rows the own model is compared with the global one, in pairs, by the primary
-metric (bootstrap; Efron & Tibshirani 1993). A gain is turned into the chance of seeing it where there is none (normal
-approximation with the bootstrap's spread), and of all segments together those are taken that the procedure of Benjamini &
+metric. A gain has a p-value that is right far into the tail on a hundred rows (`metrics.Contest.p`), and of all segments together those are taken that the procedure of Benjamini &
 Hochberg (1995, Controlling the false discovery rate) takes at 5 %: of the segments that get a model of their own at most one
 in twenty, on average, is no better off, and where segments do not differ at all the chance that any gets one is 5 %. With
 hundreds of segments a test at 5 % for each would put fifteen useless models into service in every turn. If the whole fleet is
@@ -16,7 +15,6 @@ serves.
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from statistics import NormalDist
 
 import msgspec
 import numpy as np
@@ -29,10 +27,10 @@ from loopwright.base.text import interval
 from loopwright.develop.leaderboard import primary_metric
 from loopwright.develop.reference import histograms
 from loopwright.develop.rehearsal import attempt, reason
-from loopwright.develop.train import Measured, Work, answers_of, difference, fit_candidate, make_package
+from loopwright.develop.train import Measured, Work, answers_of, contest, fit_candidate, make_package
 from loopwright.graph.columns import segment_texts
 from loopwright.records.declarations import Candidate, Fleet
-from loopwright.records.evaluation import Estimate, FleetBoard, Leaderboard, SegmentModel
+from loopwright.records.evaluation import Estimate, FleetBoard, Leaderboard, SegmentModel, moved
 from loopwright.records.package import Segment
 from loopwright.stores.packages.probe import Probed, open_probed
 from loopwright.tasks import metrics
@@ -82,11 +80,16 @@ def develop_fleet(
             failpoints.hit("turn.segment.kept")
         models.append(model)
         work.progress.advance("fleet", i + 1, len(large))
+    models = _expected(models)
     chosen = choose(models)
     together = trainer.together(chosen)
-    gain = difference(work, name, together, whole) if chosen else Estimate(0.0, 0.0, 0.0, len(work.judged))
+    none = Estimate(0.0, 0.0, 0.0, len(work.judged))
+    gain = contest(work, name, [together, whole]).differences([(0, 1)])[0] if chosen else none
     if _surely_worse(name, gain):
         chosen = {}
+    reached, luck = _reached(work, together) if chosen else {}, gain.value * _luck(models, chosen)
+    if chosen:
+        gain, reached = moved(gain, -luck), {**reached, name: moved(reached[name], -luck)}
     made = FleetBoard(
         by=fleet.by,
         metric=name,
@@ -96,7 +99,7 @@ def develop_fleet(
         gain=gain,
         rest=len(work.training) - sum(counted[s] for s in large),
         verdict="",
-        metrics=_reached(work, together) if chosen else {},
+        metrics=reached,
         outputs=histograms({}, {}, work.table, together) if chosen else [],
     )
     reason = "the heuristic wins, and there is nothing to fit for a segment" if candidate is None else ""
@@ -111,13 +114,18 @@ def choose(models: Sequence[SegmentModel], share: float = FALSE_SHARE) -> dict[s
     return {m.segment: m.package for m in models if m.segment in taken}
 
 
-def chance(name: str, difference: Estimate) -> float:
-    """The p-value of `difference` [95 % interval]: the chance of such a gain, or a larger one, without a true one."""
-    gain = difference.value if metrics.metric(name).higher else -difference.value
-    spread = (difference.high - difference.low) / (2 * NormalDist().inv_cdf(0.975))
-    if difference.too_few or not np.isfinite(gain) or not np.isfinite(spread):
-        return 1.0
-    return NormalDist().cdf(-gain / spread) if spread > 0 else float(gain <= 0)
+def _expected(models: Sequence[SegmentModel]) -> list[SegmentModel]:
+    """The models with the difference that is to be expected of each on other rows."""
+    judged = [m for m in models if m.package and np.isfinite(m.difference.value) and not m.difference.too_few]
+    found = {m.segment: e for m, e in zip(judged, metrics.pooled([m.difference for m in judged]), strict=True)}
+    return [msgspec.structs.replace(m, expected=found.get(m.segment, m.difference)) for m in models]
+
+
+def _luck(models: Sequence[SegmentModel], chosen: Mapping[str, str]) -> float:
+    """The share of the fleet's gain that segments have only because they were chosen for it."""
+    served = [m for m in models if m.segment in chosen]
+    measured = sum(m.difference.value * m.judged for m in served)
+    return float(np.clip(1 - sum(m.expected.value * m.judged for m in served) / measured, 0, 1)) if measured else 0.0
 
 
 class _Trainer:
@@ -200,7 +208,7 @@ class _Trainer:
     def _compared(self, segment: str, part: Work, measured: Measured, seconds: float) -> SegmentModel:
         place = np.flatnonzero(self.texts[self.work.judged] == segment)
         whole = self.whole.at(place)
-        found = difference(part, self.name, measured.given, whole)
+        found = contest(part, self.name, [measured.given, whole])
         estimate = metrics.intervals(
             [self.name],
             part.truth[part.judged],
@@ -219,8 +227,8 @@ class _Trainer:
             judged=len(part.judged),
             own=measured.row.intervals[self.name],
             whole=estimate,
-            difference=found,
-            chance=chance(self.name, found),
+            difference=found.differences([(0, 1)])[0],
+            chance=found.p(0, 1),
             seconds=seconds,
         )
 

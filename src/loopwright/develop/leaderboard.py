@@ -6,7 +6,8 @@ its unit. A candidate's score is the mean of its desirabilities weighted by the 
 
 Winner. The ladder is climbed from the heuristic upwards. A candidate of a higher rung takes over only if it pays: its
 paired difference to the best so far in the primary metric (that of the weightiest objective that is computed from rows)
-has a 95 % interval entirely on the better side, it does not surely lose money (the same for money per prediction, also against
+has a 95 % interval entirely on the better side, and the chance that any comparison of the whole climb looks like that where no candidate
+is better is at most 5 % (`metrics.Contest.adjusted`); it does not surely lose money (the same for money per prediction, also against
 the heuristic, where a value table is declared), and its weighted score is not lower. So ties go to the simpler candidate.
 """
 
@@ -16,10 +17,20 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from loopwright.base.errors import DeclarationInvalid
-from loopwright.base.text import interval, money, spaced
+from loopwright.base.text import interval, money, number, spaced
 from loopwright.records.declarations import Objective, Task
-from loopwright.records.evaluation import LEAK_SUSPECTED, Comparison, Estimate, Leaderboard, LeaderboardRow, Suspect
+from loopwright.records.evaluation import (
+    LEAK_SUSPECTED,
+    Comparison,
+    Estimate,
+    Evaluation,
+    Leaderboard,
+    LeaderboardRow,
+    Suspect,
+    moved,
+)
 from loopwright.tasks import metrics
+from loopwright.tasks.metrics import FAMILY_WISE, Contest
 
 MAX_NAMED = 10
 """Maximum number of suspects named in a verdict; the leaderboard's record has all."""
@@ -70,7 +81,47 @@ def rank(rows: Sequence[LeaderboardRow], objectives: Sequence[Objective], weight
     return [msgspec.structs.replace(row, rank=i + 1) for i, row in enumerate(scored)]
 
 
+def compared(metric: str, rows: Sequence[LeaderboardRow], quality: Contest, worth: Contest | None) -> list[Comparison]:
+    """Every pair of candidates, the one of the lower phase as incumbent; those between phases share one chance of error."""
+    pairs = [(new, old) if rows[new].phase >= rows[old].phase else (old, new) for new in range(len(rows)) for old in range(new)]
+    between = [(new, old) for new, old in pairs if rows[new].phase > rows[old].phase]
+    adjusted = dict(zip(between, quality.adjusted(between), strict=True))
+    differences = quality.differences(pairs)
+    money_differences = [None] * len(pairs) if worth is None else worth.differences(pairs)
+    latency = [row.measures["latency_p50_us"] for row in rows]
+    return [
+        Comparison(
+            challenger=rows[new].candidate,
+            incumbent=rows[old].candidate,
+            metric=metric,
+            difference=difference,
+            latency_difference_us=latency[new] - latency[old],
+            money=earned,
+            adjusted_p=adjusted.get((new, old)),
+        )
+        for (new, old), difference, earned in zip(pairs, differences, money_differences, strict=True)
+    ]
+
+
+def shrink(evaluations: Sequence[Evaluation], contests: Mapping[str, Contest]) -> list[Evaluation]:
+    """The candidates with what their figures will be on other rows: among those of which one may be the best, luck chooses too.
+
+    `contests` are by metric, the primary one first.
+    """
+    among = next(iter(contests.values())).confidence_set()
+    shrunk: list[dict[str, Estimate]] = [{} for _ in evaluations]
+    for name, contest in contests.items():
+        for i, by in zip(among, contest.winners_curse(among), strict=True):
+            shrunk[i] |= {name: moved(evaluations[i].metrics[name], by)} if by else {}
+    return [msgspec.structs.replace(each, shrunk=shrunk[i], may_be_best=i in among) for i, each in enumerate(evaluations)]
+
+
 def pays(comparison: Comparison) -> bool:
+    """Whether the challenger is better: its interval says so by itself, and the comparisons of the climb do together."""
+    return _better(comparison) and (comparison.adjusted_p is None or comparison.adjusted_p <= FAMILY_WISE)
+
+
+def _better(comparison: Comparison) -> bool:
     """Whether the interval of the difference is entirely on the challenger's better side, and there is enough to tell."""
     if comparison.difference.too_few:
         return False
@@ -112,6 +163,11 @@ def verdict(rows: Sequence[LeaderboardRow], comparisons: Sequence[Comparison], l
         gain = interval(Estimate(abs(d.value), *better, d.n))
         if math.isnan(d.value):
             parts.append(f"{c.challenger} is not known to pay: no outcome tells its {name} from that of {c.incumbent}")
+        elif _better(c) and not pays(c):
+            parts.append(
+                f"{c.challenger} does not pay: it beats {c.incumbent} by {gain} {name}, but among so many comparisons "
+                f"one looks like that by chance in {c.adjusted_p:.0%}"
+            )
         elif not pays(c):
             parts.append(f"{c.challenger} does not pay ({interval(d, sign=True)} {name} against {c.incumbent})")
         elif (loss := losing(c, rows, comparisons)) is not None and loss.money is not None:
@@ -135,7 +191,20 @@ def verdict(rows: Sequence[LeaderboardRow], comparisons: Sequence[Comparison], l
     parts += [f"{name} is left out ({why})" for name, why in left_out.items()]
     unmet = [name for name, met in winner.met.items() if not met]
     end = f"{winner.candidate} wins" + (f", short of: {', '.join(unmet)}" if unmet else "")
-    return "; ".join([*parts, end])
+    beaten = {winner.candidate, *(c.incumbent for c in comparisons if c.challenger == winner.candidate and pays(c))}
+    return "; ".join(
+        [*parts, end, *_reserves(winner, [r.candidate for r in rows if r.may_be_best and r.candidate not in beaten])]
+    )
+
+
+def _reserves(winner: LeaderboardRow, others: Sequence[str]) -> list[str]:
+    """Which candidates may be as good, and how much of the winner's figures is luck."""
+    parts = [f"it cannot be told from {' and '.join(others)}"] if winner.may_be_best and others else []
+    return parts + [
+        f"expect {number(shrunk.value)} {spaced(name)} of it rather than {number(winner.measures[name])}: the best of several looks better than it is"
+        for name, shrunk in winner.shrunk.items()
+        if number(shrunk.value) != number(winner.measures[name])
+    ]
 
 
 def doubt(winner: str, perfect: str, suspects: Sequence[Suspect]) -> str:

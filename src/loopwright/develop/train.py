@@ -24,7 +24,7 @@ from loopwright.develop.examples import load as load_examples
 from loopwright.develop.examples import matrices, middle, split_examples
 from loopwright.develop.features import TracedFeatures, Vocabulary, trace, trace_rule, trace_slices
 from loopwright.develop.fit import TrainingData, fit, fixed, make, search
-from loopwright.develop.leaderboard import climb, doubt, primary_metric, rank, verdict
+from loopwright.develop.leaderboard import climb, compared, doubt, primary_metric, rank, shrink, verdict
 from loopwright.develop.leakage import describe, leaks, scan
 from loopwright.develop.lineage import columns_used
 from loopwright.develop.lineage import lineage as trace_lineage
@@ -40,7 +40,7 @@ from loopwright.develop.sampling import Drawn
 from loopwright.graph.columns import arrow_feed
 from loopwright.graph.session import Graph
 from loopwright.records.declarations import Candidate, Column, Loop, Release, Scope, declaration_digest, to_builtins
-from loopwright.records.evaluation import Comparison, Detail, Estimate, Evaluation, Leaderboard, LeaderboardRow, Suspect
+from loopwright.records.evaluation import Detail, Evaluation, Leaderboard, LeaderboardRow, Suspect
 from loopwright.records.examples import Examples
 from loopwright.records.package import (
     Calibration,
@@ -67,6 +67,7 @@ from loopwright.tasks.split import divide_again, folds
 
 _LATENCY_ROWS = 200
 _EXPLAINED_ROWS = 50
+_MONEY = "value_per_prediction"
 
 
 class _Fitted(msgspec.Struct, kw_only=True):
@@ -274,8 +275,8 @@ def develop(work: Work, *, params: Mapping[str, Mapping[str, Any]] | None = None
 
     Raises the error of the only candidate, or CandidatesFailed, if none is left.
     """
-    measured, left_out = _train(work, params or {})
-    return _board(work, measured, left_out, turn)
+    measured, contests, left_out = _train(work, params or {})
+    return _board(work, measured, contests, left_out, turn)
 
 
 def _check_metrics(loop: Loop) -> None:
@@ -291,8 +292,10 @@ def _wanted(scope: Scope, release: Release) -> list[str]:
     return list(dict.fromkeys([*(o.metric for o in scope.objectives), *(g.metric for g in release.guards)]))
 
 
-def _train(work: Work, params: Mapping[str, Mapping[str, Any]]) -> tuple[list[Measured], dict[str, str]]:
-    """Every package, and the candidates that are left out with their reasons."""
+def _train(
+    work: Work, params: Mapping[str, Mapping[str, Any]]
+) -> tuple[list[Measured], dict[str, metrics.Contest], dict[str, str]]:
+    """Every package, what they are compared by, and the candidates that are left out with their reasons."""
     made, failed = [_evaluated(work, _heuristic(work))], dict(work.failed)
     for candidate in work.candidates:
 
@@ -308,7 +311,10 @@ def _train(work: Work, params: Mapping[str, Mapping[str, Any]]) -> tuple[list[Me
     if failed and len(made) == 1:
         refuse_none_left(failed)
     left_out = {name: reason(error) for name, error in failed.items()}
-    return [_packaged(work, each, left_out) for each in made], left_out
+    contests = _contests(work, [each.given for each in made])
+    shrunk = shrink([each.evaluation for each in made], contests)
+    made = [each._replace(evaluation=evaluation) for each, evaluation in zip(made, shrunk, strict=True)]
+    return [_packaged(work, each, left_out) for each in made], contests, left_out
 
 
 def _heuristic(work: Work) -> _Fitted:
@@ -490,7 +496,8 @@ def _packaged(work: Work, made: _Evaluated, left_out: Mapping[str, str]) -> Meas
     """Write the package, with a card that names the candidates left out."""
     manifest, evaluation, truth = made.manifest, made.evaluation, work.truth[work.judged]
     text = card(manifest, work.loop.scope, evaluation, measures(evaluation), left_out)
-    package = work.home.packages.write(manifest, {**made.files, "card.md": text.encode()})
+    files = {**made.files, "evaluation.json": encode_json(evaluation), "card.md": text.encode()}
+    package = work.home.packages.write(manifest, files)
     row = LeaderboardRow(
         rank=0,
         candidate=manifest.candidate,
@@ -500,6 +507,8 @@ def _packaged(work: Work, made: _Evaluated, left_out: Mapping[str, str]) -> Meas
         intervals=evaluation.metrics,
         met={},
         score=0.0,
+        shrunk=evaluation.shrunk,
+        may_be_best=evaluation.may_be_best,
         detail=Detail(
             importance=made.importance,
             confusion=metrics.confusion(manifest.output, truth, made.given),
@@ -595,11 +604,18 @@ def _manifest(work: Work, fitted: _Fitted, evaluation: Evaluation) -> Manifest:
     )
 
 
-def _board(work: Work, measured: Sequence[Measured], left_out: Mapping[str, str], turn: str) -> Leaderboard:
+def _board(
+    work: Work,
+    measured: Sequence[Measured],
+    contests: Mapping[str, metrics.Contest],
+    left_out: Mapping[str, str],
+    turn: str,
+) -> Leaderboard:
     objectives = work.loop.scope.objectives
     weights = {o.name: o.weight for o in objectives}
     rows = rank([m.row for m in measured], objectives, weights)
-    comparisons = [_compare(work, challenger, incumbent) for i, challenger in enumerate(measured) for incumbent in measured[:i]]
+    primary = next(iter(contests))
+    comparisons = compared(primary, [m.row for m in measured], contests[primary], contests.get(_MONEY))
     winner = climb(rows, comparisons)[0]
     won = next(m for m in measured if m.row.package == winner.package)
     doubted = doubt(winner.candidate, won.perfect, work.suspects)
@@ -619,32 +635,21 @@ def _board(work: Work, measured: Sequence[Measured], left_out: Mapping[str, str]
     )
 
 
-def _compare(work: Work, challenger: Measured, incumbent: Measured) -> Comparison:
-    if challenger.row.phase < incumbent.row.phase:
-        challenger, incumbent = incumbent, challenger
+def _contests(work: Work, answers: Sequence[Answered]) -> dict[str, metrics.Contest]:
+    """What candidates are compared by: the primary metric, and money where it is declared."""
     name = primary_metric(work.loop.scope.objectives, work.loop.outcome.task)
-    return Comparison(
-        challenger=challenger.row.candidate,
-        incumbent=incumbent.row.candidate,
-        metric=name,
-        difference=difference(work, name, challenger.given, incumbent.given),
-        latency_difference_us=challenger.row.measures["latency_p50_us"] - incumbent.row.measures["latency_p50_us"],
-        money=difference(work, "value_per_prediction", challenger.given, incumbent.given)
-        if work.loop.scope.value.is_set
-        else None,
-    )
+    return {each: contest(work, each, answers) for each in (name, *([_MONEY] if work.loop.scope.value.is_set else []))}
 
 
-def difference(work: Work, name: str, challenger: Answered, incumbent: Answered) -> Estimate:
-    """Challenger minus incumbent in a metric, in pairs on the rows that `work` judges on."""
-    return metrics.differences(
-        [name],
+def contest(work: Work, name: str, answers: Sequence[Answered]) -> metrics.Contest:
+    """Answers to the rows that `work` judges on, side by side in a metric."""
+    return metrics.contest(
+        name,
         work.truth[work.judged],
-        challenger,
-        incumbent,
+        answers,
         seed=work.loop.seed,
         output=work.goal.output,
         groups=None if work.groups is None else work.groups[work.judged],
         units=work.units[work.judged],
         value=work.loop.scope.value,
-    )[name]
+    )

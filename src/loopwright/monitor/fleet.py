@@ -70,7 +70,10 @@ class Fleets:
         """The evaluation of a package; for one of a fleet, that of the whole fleet."""
         board = self._boards.get(self._segment_packages.get(package.digest, package.digest))
         found = package.evaluation
-        return found if board is None else msgspec.structs.replace(found, metrics={**found.metrics, **board.metrics})
+        if board is None:
+            return found
+        alone = {name: one for name, one in found.shrunk.items() if name not in board.metrics}
+        return msgspec.structs.replace(found, metrics={**found.metrics, **board.metrics}, shrunk=alone)
 
     def together(self, package: str) -> set[str]:
         """The packages of a fleet: the loop's package and the segment packages that served with it."""

@@ -101,7 +101,7 @@ def _promised(metric: str, package: Array, evaluations: Mapping[str, Evaluation]
     """What the packages' own evaluations say of the metric, weighted by the rows each answered; NaN where none says it."""
     digests, rows = np.unique(package.astype(str), return_counts=True)
     told = [
-        (evaluations[d].metrics[metric].value, n)
+        (evaluations[d].promised[metric].value, n)
         for d, n in zip(digests.tolist(), rows.tolist(), strict=True)
         if d in evaluations and metric in evaluations[d].metrics
     ]

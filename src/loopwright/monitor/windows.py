@@ -329,7 +329,7 @@ class _Watcher:
         if self.serving is None or self.retrain.decay is None:
             return None
         name, digest = self.retrain.decay_metric, self.serving.digest
-        then = self.fleets.evaluation(self.serving).metrics.get(name)
+        then = self.fleets.evaluation(self.serving).promised.get(name)
         fleet = self.fleets.together(digest)
         for measured in reversed(self.open_qualities()):
             whole = len(fleet) > 1 and fleet >= set(measured.by_package)  # else another release answered as well

@@ -135,6 +135,8 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
     relative to no model. `baseline` values are on the same rows. `suspects` are features of the package that leak the label.
     `small_groups` maps slice name -> the values with too few rows to be shown by themselves -> their rows; gaps count them.
     `reliability` is the curve of a probability, from the lowest scores on; empty for other tasks.
+    `shrunk` has the metrics that are better than they will be on other rows, because the best of several candidates was looked for: as
+    they are expected there. `may_be_best`: of the candidates measured together it may be the best (95 %).
     """
 
     rows: int
@@ -152,6 +154,13 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
     suspects: list[Suspect] = []
     small_groups: dict[str, dict[str, int]] = {}
     reliability: list[ReliabilityBin] = []
+    shrunk: dict[str, Estimate] = {}
+    may_be_best: bool = False
+
+    @property
+    def promised(self) -> dict[str, Estimate]:
+        """Every metric as it is expected on other rows."""
+        return {**self.metrics, **self.shrunk}
 
     @property
     def package_measures(self) -> dict[str, float]:
@@ -172,7 +181,8 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
 class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     """A paired comparison on the same rows: `difference` is challenger minus incumbent in `metric`.
 
-    `money` is the same in money per prediction, in the scope's currency; None without a value table.
+    `adjusted_p` is the chance of such a gain, or a larger one, in any comparison between phases where no candidate is better; None within
+    a phase, and on leaderboards of earlier versions. `money` is the same in money per prediction, in the scope's currency; None without a value table.
     """
 
     challenger: str
@@ -181,6 +191,7 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     difference: Estimate
     latency_difference_us: float
     money: Estimate | None = None
+    adjusted_p: float | None = None
 
 
 class Confusion(msgspec.Struct, frozen=True):
@@ -220,7 +231,10 @@ class Detail(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LeaderboardRow(msgspec.Struct, frozen=True, kw_only=True):
-    """One candidate: its package, every measure by metric name, which objectives it meets, its weighted score in [0, 1]."""
+    """One candidate: its package, every measure by metric name, which objectives it meets, its weighted score in [0, 1].
+
+    `shrunk` and `may_be_best` as in `Evaluation`.
+    """
 
     rank: int
     candidate: str
@@ -232,13 +246,16 @@ class LeaderboardRow(msgspec.Struct, frozen=True, kw_only=True):
     score: float
     detail: Detail | None = None
     """None on leaderboards of earlier versions."""
+    shrunk: dict[str, Estimate] = {}
+    may_be_best: bool = False
 
 
 class SegmentModel(Record, frozen=True, kw_only=True):
     """The model of one segment, judged on the segment's own validation rows. Put under the turn's id when it has been made.
 
     `rows` were trained on, `judged` validated. `own` and `whole` are the metric of its own package and of the global one,
-    `difference` own minus global on the same rows; `chance` is the p-value of such a gain.
+    `difference` own minus global on the same rows; `chance` is the p-value of such a gain. `expected` is the difference that is to be
+    expected on other rows (drawn to that of all segments as far as chance explains what differs; known when all segments are).
     `why` is the reason why there is no package ("" when there is one).
     """
 
@@ -252,6 +269,7 @@ class SegmentModel(Record, frozen=True, kw_only=True):
     whole: Estimate = NOTHING
     difference: Estimate = NOTHING
     chance: float = 1.0
+    expected: Estimate = NOTHING
     seconds: float = 0.0
     why: str = ""
 
@@ -260,7 +278,7 @@ class FleetBoard(msgspec.Struct, frozen=True, kw_only=True):
     """All segments of one turn, the largest first; `serving` maps those that get their own package to it.
 
     `gain` is the whole fleet (these segments with their own packages, all else with the global one) minus the global package
-    alone, on all validation rows; `metrics` and `outputs` are what the whole fleet reached and answered there (empty where none
+    alone, on all validation rows, less what chance adds to segments that were chosen for it; `metrics` and `outputs` are what the whole fleet reached and answered there (empty where none
     of them serves). `rest` are the training rows of segments too small for a model, and of null.
     """
 

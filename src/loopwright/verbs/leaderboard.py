@@ -32,7 +32,7 @@ class Standings(Leaderboard, frozen=True, kw_only=True):
             [
                 r.rank,
                 r.candidate,
-                marks.get(r.package),
+                ", ".join(filter(None, (marks.get(r.package), "may be best" if r.may_be_best else ""))),
                 r.phase,
                 r.score,
                 *((interval(i) if (i := r.intervals.get(n)) else "") for n in names),

@@ -22,13 +22,13 @@ def fleet(board: FleetBoard) -> RenderableType:
     rows: list[list[Any]] = []
     for part in parts:
         if rows:
-            rows.append(["...", "", "", "", "", f"{left_out:,} more: --json has all"])
+            rows.append(["...", "", "", "", "", "", f"{left_out:,} more: --json has all"])
         rows += [_segment(m, m.segment in board.serving) for m in part]
     name = board.metric.replace("_", " ")
-    columns = [board.by, "trained on", f"{name}: own", "global", "difference [95 %]", "answered by"]
+    columns = [board.by, "trained on", f"{name}: own", "global", "difference [95 %]", "to expect", "answered by"]
     return Group(
         heading(f"Fleet by {board.by}"),
-        table(columns, rows, right=columns[1:5]),
+        table(columns, rows, right=columns[1:6]),
         plain(board.verdict),
         Text(f"as of {word(board.as_of)}; {board.rest:,} training rows are of segments without a model", style="dim"),
     )
@@ -36,7 +36,7 @@ def fleet(board: FleetBoard) -> RenderableType:
 
 def _segment(model: SegmentModel, serves: bool) -> list[Any]:
     if not model.package:
-        return [model.segment, f"{model.rows:,}", "", "", "", plain(f"global: {model.why}")]
+        return [model.segment, f"{model.rows:,}", "", "", "", "", plain(f"global: {model.why}")]
     by = Text(f"own {short(model.package)}", style="green") if serves else Text("global")
     return [
         model.segment,
@@ -44,5 +44,6 @@ def _segment(model: SegmentModel, serves: bool) -> list[Any]:
         number(model.own.value),
         number(model.whole.value),
         interval(model.difference),
+        number(model.expected.value),
         by,
     ]

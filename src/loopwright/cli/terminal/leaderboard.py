@@ -16,6 +16,10 @@ def leaderboard(board: Leaderboard) -> RenderableType:
     """Ranking of candidates, then every metric of each (too many for columns), then details of winner and serving package."""
     marks = {board.winner: ["wins"]}
     marks.setdefault(getattr(board, "serving", ""), []).append("serves")
+    shown = set(marks)
+    for row in board.rows:
+        if row.may_be_best:
+            marks.setdefault(row.package, []).append("may be best")
     names = [Text(word(r.candidate), style="bold" if r.package == board.winner else "") for r in board.rows]
     rows = []
     for row, name in zip(board.rows, names, strict=True):
@@ -25,6 +29,12 @@ def leaderboard(board: Leaderboard) -> RenderableType:
         )
     measures = dict.fromkeys(m for row in board.rows for m in row.measures)
     measured = [
+        [
+            f"{m.replace('_', ' ')}, expected of the best",
+            *(interval(r.shrunk[m]) if m in r.shrunk else "" for r in board.rows),
+        ]
+        for m in dict.fromkeys(m for row in board.rows for m in row.shrunk)
+    ] + [
         [
             m.replace("_", " "),
             *(interval(r.intervals[m]) if m in r.intervals else number(r.measures.get(m, math.nan)) for r in board.rows),
@@ -40,7 +50,7 @@ def leaderboard(board: Leaderboard) -> RenderableType:
         Text(f"turn {word(board.turn)}, as of {word(board.as_of)}; objectives: {weights}", style="dim"),
         *([Text(f"turn {word(larger)} compared more candidates: see --turn", style="dim")] if larger else []),
         *([] if board.fleet is None else [rendered(board.fleet)]),
-        *(part for r in board.rows if r.package in marks and r.detail is not None for part in _detail(r.candidate, r.detail)),
+        *(part for r in board.rows if r.package in shown and r.detail is not None for part in _detail(r.candidate, r.detail)),
     )
 
 

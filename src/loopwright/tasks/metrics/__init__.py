@@ -3,6 +3,7 @@
 table      every metric by name; how each is computed is in the file of its task
 answered   what was answered on rows: score, label, values; and what it is worth
 detail     which labels are taken for which; what other thresholds bring
+choice     many models on the same rows: which of them are surely better, and what the best of them will be elsewhere
 estimate   one value, intervals, paired differences; `resample` and `nonnegative` make the intervals
 """
 
@@ -10,6 +11,10 @@ from loopwright.tasks.metrics.answered import aligned as aligned
 from loopwright.tasks.metrics.answered import answered as answered
 from loopwright.tasks.metrics.answered import kinds as kinds
 from loopwright.tasks.metrics.answered import money as money
+from loopwright.tasks.metrics.choice import FAMILY_WISE as FAMILY_WISE
+from loopwright.tasks.metrics.choice import Contest as Contest
+from loopwright.tasks.metrics.choice import contest as contest
+from loopwright.tasks.metrics.choice import pooled as pooled
 from loopwright.tasks.metrics.detail import confusion as confusion
 from loopwright.tasks.metrics.detail import reliability as reliability
 from loopwright.tasks.metrics.detail import trade as trade

@@ -47,7 +47,7 @@ def compute(
     """One metric of N rows; NaN where it is undefined. `value_per_prediction` needs `value`, a gap its slice in `slices`."""
     if not len(truth):
         return float("nan")
-    (found,) = _statistics([name], truth, Answered(score, label, values), output, groups, value, slices)
+    (found,) = statistics_of([name], truth, Answered(score, label, values), output, groups, value, slices)
     return found.value if found.parts is None else shrunk(found.parts, Units(None, len(truth)))
 
 
@@ -72,8 +72,8 @@ def intervals(
     """
     if not len(truth):
         return {name: Estimate(float("nan"), float("nan"), float("nan"), 0) for name in names}
-    found = _statistics(names, truth, Answered(score, label, values), output, groups, value, slices)
-    return dict(zip(names, _estimates(found, Units(_unit_codes(units, groups), len(truth), seed)), strict=True))
+    found = statistics_of(names, truth, Answered(score, label, values), output, groups, value, slices)
+    return dict(zip(names, estimates(found, Units(unit_codes(units, groups), len(truth), seed)), strict=True))
 
 
 def differences(
@@ -93,11 +93,11 @@ def differences(
     if not len(truth):
         return {name: Estimate(float("nan"), float("nan"), float("nan"), 0) for name in names}
     new, old = (
-        _statistics(names, truth, Answered(*given), output, groups, value, slices)  # type: ignore[arg-type]  # a score is there
+        statistics_of(names, truth, Answered(*given), output, groups, value, slices)  # type: ignore[arg-type]  # a score is there
         for given in (challenger, incumbent)
     )
-    found = [_difference(*pair) for pair in zip(new, old, strict=True)]
-    return dict(zip(names, _estimates(found, Units(_unit_codes(units, groups), len(truth), seed)), strict=True))
+    found = [subtracted(*pair) for pair in zip(new, old, strict=True)]
+    return dict(zip(names, estimates(found, Units(unit_codes(units, groups), len(truth), seed)), strict=True))
 
 
 def total(values: Array, units: Array | None = None, seed: int = 0) -> Estimate:
@@ -106,10 +106,10 @@ def total(values: Array, units: Array | None = None, seed: int = 0) -> Estimate:
     if not n:
         return Estimate(0.0, 0.0, 0.0, 0)
     each = mean(values)
-    return _estimates([each._replace(value=each.value * n, influence=each.influence * n)], Units(units, n, seed))[0]
+    return estimates([each._replace(value=each.value * n, influence=each.influence * n)], Units(units, n, seed))[0]
 
 
-def _statistics(
+def statistics_of(
     names: Sequence[str],
     truth: Array,
     answers: Answered,
@@ -118,6 +118,7 @@ def _statistics(
     value: Value | None,
     slices: Slices | None,
 ) -> list[Statistic]:
+    """Metrics by name of answers to N rows; see `intervals`."""
     for name in names:
         metric(name)
         if name in MEASURES:
@@ -132,7 +133,7 @@ def _statistics(
     return TASKS[output.task].statistics(names, RowData(truth, answers, output, earned, slices, groups))
 
 
-def _unit_codes(units: Array | None, groups: Array | None) -> Array | None:
+def unit_codes(units: Array | None, groups: Array | None) -> Array | None:
     """The unit of each row [N]. Rows of a ranking's group share the unit of its first row, or are a unit themselves."""
     if groups is None:
         return units
@@ -140,7 +141,8 @@ def _unit_codes(units: Array | None, groups: Array | None) -> Array | None:
     return code if units is None else np.asarray(units)[first][code]
 
 
-def _estimates(statistics: Sequence[Statistic], units: Units) -> list[Estimate]:
+def estimates(statistics: Sequence[Statistic], units: Units) -> list[Estimate]:
+    """The value of each statistic with its interval."""
     between = ends(statistics, units)
     return [
         nonnegative(one.parts, units, (high - low) / 2)
@@ -152,7 +154,8 @@ def _estimates(statistics: Sequence[Statistic], units: Units) -> list[Estimate]:
     ]
 
 
-def _difference(new: Statistic, old: Statistic) -> Statistic:
+def subtracted(new: Statistic, old: Statistic) -> Statistic:
+    """The difference of one metric of two models on the same rows."""
     return Statistic(
         new.value - old.value,
         new.influence - old.influence,

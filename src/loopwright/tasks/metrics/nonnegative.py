@@ -98,7 +98,7 @@ def _variances(parts: Parts, units: Units) -> Array:
 def _without_chance(parts: Parts, variance: Array) -> _Shrunk:
     measured = parts.value
     if parts.kind == "range":
-        between = _between(measured, variance)
+        between = between_variance(measured, variance)
         precision = 1 / (between + variance)
         measured = measured - float(precision @ measured / precision.sum())
         factor = np.sqrt(precision)
@@ -112,7 +112,7 @@ def _without_chance(parts: Parts, variance: Array) -> _Shrunk:
     return _Shrunk(left**0.5 * raw, raw, measured, measured / raw, np.ones(len(measured)))
 
 
-def _between(rates: Array, variance: Array) -> float:
+def between_variance(rates: Array, variance: Array) -> float:
     """The variance of true rates between groups, by Paule & Mandel (1982); 0 where chance explains their differences."""
 
     def excess(between: float) -> float:
