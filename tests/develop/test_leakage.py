@@ -14,7 +14,7 @@ from sklearn.metrics import roc_auc_score
 from loopwright.base.arrays import Array
 from loopwright.base.progress import Silent
 from loopwright.develop.features import trace
-from loopwright.develop.leakage import scan
+from loopwright.develop.leakage import leaks, scan
 from loopwright.graph.columns import arrow_schema
 from loopwright.records.declarations import Column, Task
 from loopwright.records.evaluation import Suspect
@@ -255,3 +255,33 @@ def test_many_rows_are_sampled_evenly_and_the_work_is_said() -> None:
 def test_anomalies_that_hardly_anybody_judged_tell_nothing() -> None:
     label = [None] * 198 + [True, False]
     assert look(label, {"x": (FLOAT, np.arange(200.0))}, task="anomaly") == []
+
+
+def test_copy_of_the_label_is_named_on_few_rows_and_is_no_proof_of_a_leak() -> None:
+    rng = np.random.default_rng(3)
+    label = np.arange(60) % 4 == 0
+    columns = {
+        "recoded": (STRING, np.where(label, "J", "N").tolist()),
+        "strong": (FLOAT, label + rng.normal(size=60)),
+        "noise": (FLOAT, rng.normal(size=60)),
+    }
+    found = look(label, columns)
+    assert named(found) == [("recoded", "perfect")]
+    assert "without an error (60 rows, 15 of the rarer label): too few to tell an easy problem from a copy" in found[0].why
+    assert leaks(found) == []
+    number = rng.normal(size=80)
+    assert named(
+        look(number, {"copy": (FLOAT, 3 * number + 1), "near": (FLOAT, number + rng.normal(size=80) / 5)}, "regression")
+    ) == [("copy", "perfect")]
+    few = np.arange(60) < 8
+    assert look(few, {"copy": (FLOAT, few.astype(float))}) == [], "eight rows of a label are perfect by chance"
+
+
+def test_noise_on_few_rows_is_never_perfect() -> None:
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        label = rng.permutation(60) < 10
+        columns = {f"c{i}": (FLOAT, rng.normal(size=60)) for i in range(8)} | {
+            "word": (STRING, rng.choice(["a", "b", "c"], 60).tolist())
+        }
+        assert look(label, columns) == []

@@ -165,6 +165,29 @@ def test_columns_that_feed_nothing_are_listed(home: Home, tmp_path: Path) -> Non
     assert item.detail == "nothing is asked for that is not used; joined for nothing: rate"
 
 
+@pytest.mark.parametrize(
+    ("value", "detail", "doubtful"),
+    [
+        ("true_positive=3, false_positive=-1", "acting pays from a probability of 0.250", False),
+        ("true_positive=3", "acting pays at any score", True),
+    ],
+)
+def test_value_table_says_from_which_score_acting_pays(
+    home: Home, tmp_path: Path, value: str, detail: str, doubtful: bool
+) -> None:
+    path = Path(written(tmp_path / "shop"))
+    path = path / "loop.py" if path.is_dir() else path
+    text = (
+        path.read_text()
+        .replace("heuristic=", f"value=Value({value}), heuristic=", 1)
+        .replace("Sampling\n", "Sampling, Value\n", 1)
+    )
+    path.write_text(text)
+    [item] = [i for i in check(home, str(path)).items if i.name == "value"]
+    assert item.detail.startswith(detail)
+    assert item.warning is doubtful
+
+
 def test_a_label_of_words_without_categories_is_warned_of(home: Home, tmp_path: Path) -> None:
     folder = written(tmp_path / "shop", label="returned = 'yes'")
     path = tmp_path / "shop" / "loop.py"

@@ -126,5 +126,5 @@ def describe(suspect: Suspect) -> str:
 
 
 def leaks(suspects: Sequence[Suspect]) -> list[Suspect]:
-    """Suspects that leak the label; identifiers and row counters do not."""
-    return [s for s in suspects if s.kind not in ("names", "order")]
+    """Suspects that leak the label; identifiers and row counters do not, and what is perfect on few rows may be an easy problem."""
+    return [s for s in suspects if s.kind not in ("names", "order", "perfect")]

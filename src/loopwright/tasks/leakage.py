@@ -37,6 +37,9 @@ ROWS = 50_000
 ENOUGH_OF_A_CLASS, ENOUGH_NUMBERS = 150, 300
 """With fewer rows (of each class) nothing can be surely above the limit."""
 
+MIN_PERFECT = 10
+"""With so few rows of a class a column that tells it without an error is named: hardly by chance, but perhaps an easy problem."""
+
 BINS, WORDS, CLASSES, LEAST = 64, 20_000, 20, 30
 VALUES, OFTEN = 20, 0.05
 """Maximum number of values of a column that are tested separately; for numbers, values that at least this share of rows has."""
@@ -167,7 +170,7 @@ def _tells(name: str, columns: list[str], part: Values, look: ScanData) -> Itera
     bins, there, limit = _bins(part), ~part.missing, TASKS[look.task].leak_limit
     scores = [] if part.is_text else [np.where(part.missing, worst, part.array) for worst in _ends(part.array[there])]
     for target in look.targets:
-        if target.is_class and target.rarer < LEAST:
+        if target.is_class and target.rarer < MIN_PERFECT:
             continue
         measured = [_measure(guess, target.truth) for guess in [_other_half(bins, target.truth, look.half), *scores]]
         measure, low = max(measured, key=lambda m: m[1])
@@ -178,10 +181,14 @@ def _tells(name: str, columns: list[str], part: Values, look: ScanData) -> Itera
                 guesses = [_other_half(bins[there], part_truth, look.half[there]), *(s[there] for s in scores[:1])]
                 measure, low = max((_measure(g, part_truth) for g in guesses), key=lambda m: m[1])
                 where = f", where it is given (in {there.mean():.0%} of the rows)"
+        unit = "AUC" if target.is_class else "R² of ranks"
         if low > limit:
-            unit = "AUC" if target.is_class else "R² of ranks"
             why = f"tells {target.name} by itself{where}, {unit} {measure:.4f} (at least {low:.3f})"
             yield Suspect(feature=name, columns=columns, kind="tells", why=why, measure=measure, low=low)
+        elif measure > 1 - 1e-9:
+            rows = f"{len(target.truth):,} rows{f', {target.rarer} of the rarer label' if target.is_class else ''}"
+            why = f"tells {target.name} without an error{where} ({rows}): too few to tell an easy problem from a copy of the label"
+            yield Suspect(feature=name, columns=columns, kind="perfect", why=why, measure=measure, low=low)
 
 
 def missing(name: str, hidden: Array, look: ScanData) -> Iterator[Suspect]:
