@@ -151,7 +151,7 @@ def package(
     given = rows(4000, as_of - 2 * WEEK, seed=99, shift=shift)
     score = Graph(graph).score(Feeder(Graph(graph), COLUMNS)(given)).astype(np.float64)
     truth = np.array(truths(given)) > 15
-    names = ["average_precision", "recall", "precision", "recall_gap:origin"]
+    names = ["average_precision", "roc_auc", "recall", "precision", "recall_gap:origin"]
     slices = {"origin": np.array([r["origin"] for r in given])}
     evaluation = Evaluation(
         rows=len(given),

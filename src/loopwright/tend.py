@@ -147,6 +147,7 @@ def _judge(home: Home, loop: Loop, until: datetime, measured: Sequence[Quality],
     if judged:
         newest = max(judged, key=lambda q: q.start)
         before = msgspec.structs.replace(before, quality=newest.state, quality_start=newest.start, quality_end=newest.end)
+        before = msgspec.structs.replace(before, since_release=newest.decay and newest.decay.since_release)
     since = rule_since(home, loop.name)
     worth = worth_of(_within(home, loop, until, since))
     home.ledger.put(msgspec.structs.replace(before, until=until, worth=worth), loop=loop.name, key=loop.name)

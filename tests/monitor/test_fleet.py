@@ -52,7 +52,7 @@ class Fleet(World):
     def board(self) -> Leaderboard:
         given = rows(4000, START - 2 * WEEK, seed=99)
         score, truth = np.array(self.answer(given)), np.array(truths(given)) > 15
-        reached = metrics.intervals(["average_precision", "recall"], truth, score, score >= THRESHOLD, seed=0)
+        reached = metrics.intervals(["average_precision", "roc_auc", "recall"], truth, score, score >= THRESHOLD, seed=0)
         fleet = FleetBoard(
             by="origin",
             metric="average_precision",
@@ -116,7 +116,7 @@ def test_a_fleet_does_not_drift_from_itself(tmp_path: Path) -> None:
 def test_what_moves_for_all_is_drift(tmp_path: Path) -> None:
     world = Fleet(tmp_path)
     world.week(0, shift=25.0)
-    found = look(world)
+    found = look(world, decay=None)
     assert "delay" in found.windows[0].drifted
     assert "score" in found.windows[0].drifted
     assert found.trigger is not None
@@ -136,7 +136,7 @@ def test_a_fleet_decays_against_what_it_promised_together(tmp_path: Path) -> Non
     assert found.trigger.cause == "decay"
     promised = world.board().fleet
     assert promised is not None
-    assert f"it was {promised.metrics['average_precision'].value:.3f}" in found.trigger.reason
+    assert f"it was {promised.metrics['roc_auc'].value:.3f}" in found.trigger.reason
     world.home.close()
 
 

@@ -7,17 +7,19 @@ import pytest
 from sklearn.metrics import average_precision_score, recall_score
 from tests.traffic import OUTCOME, START, WEEK
 
-from loopwright.monitor.quality import Decay, decayed, quality
+from loopwright.monitor.decay import Decay
+from loopwright.monitor.quality import quality
 from loopwright.records.declarations import Outcome
 from loopwright.records.evaluation import Estimate, Evaluation
 from loopwright.records.package import Output
 from loopwright.records.windows import Quality
+from loopwright.tasks import metrics
 
 
 def evaluation(**metrics: float) -> Evaluation:
     return Evaluation(
         rows=1000,
-        positives=200,
+        positives=300,
         threshold=0.5,
         metrics={name: Estimate(v, v - 0.01, v + 0.01, 1000) for name, v in metrics.items()},
         slices={},
@@ -29,10 +31,12 @@ def evaluation(**metrics: float) -> Evaluation:
     )
 
 
-def joined(n: int = 2000, *, pending: float = 0.2, seed: int = 0, noise: float = 0.2) -> pa.Table:
+def joined(
+    n: int = 2000, *, pending: float = 0.2, seed: int = 0, noise: float = 0.2, rate: float = 0.3, is_reversed: bool = False
+) -> pa.Table:
     rng = np.random.default_rng(seed)
-    truth = rng.random(n) < 0.3
-    score = np.clip(np.where(truth, 0.7, 0.3) + rng.normal(0, noise, n), 0, 1)
+    truth = rng.random(n) < rate
+    score = np.clip(np.where(truth != is_reversed, 0.7, 0.3) + rng.normal(0, noise, n), 0, 1)
     known = [bool(t) if k else None for t, k in zip(truth, rng.random(n) >= pending, strict=True)]
     return pa.table(
         {
@@ -47,7 +51,9 @@ def joined(n: int = 2000, *, pending: float = 0.2, seed: int = 0, noise: float =
     )
 
 
-def measure(table: pa.Table, *, by: float | None = 0.05, minimum_rows: int = 100, **promised: float) -> Quality:
+def measure(
+    table: pa.Table, *, by: float | None = 0.05, minimum_rows: int = 100, metric: str = "average_precision", **promised: float
+) -> Quality:
     slices = {"side": np.array(["left" if i % 2 else "right" for i in range(table.num_rows)], dtype=object)}
     evaluations = {p: evaluation(**(promised or {"average_precision": 0.9})) for p in ("a", "b")}
     return quality(
@@ -59,7 +65,7 @@ def measure(table: pa.Table, *, by: float | None = 0.05, minimum_rows: int = 100
         outcome=OUTCOME,
         outputs={},
         known_at=START + WEEK + timedelta(days=1),
-        decay=Decay("average_precision", by),
+        decay=Decay(metric, by),
         minimum_rows=minimum_rows,
     )
 
@@ -94,28 +100,80 @@ def test_slices_are_measured_on_their_own_rows() -> None:
 
 
 def test_decay_needs_a_drop_that_is_large_and_sure() -> None:
-    now = measure(joined()).metrics["average_precision"].value
-    assert measure(joined(), average_precision=now + 0.1).state == "decayed"
-    assert measure(joined(), average_precision=now + 0.04).state == "ok"
-    assert measure(joined(), average_precision=now - 0.2).state == "ok"
-    assert measure(joined(), by=None, average_precision=now + 0.1).state == "ok"
+    table = joined(noise=0.4)
+    now = measure(table).metrics["average_precision"].value
+    assert measure(table, average_precision=now + 0.12).state == "decayed"
+    assert measure(table, average_precision=now + 0.03).state == "ok"
+    assert measure(table, average_precision=now - 0.2).state == "ok"
+    assert measure(table, by=None, average_precision=now + 0.12).state == "ok"
     thin = joined(60, noise=0.5)
     value = measure(thin, minimum_rows=10).metrics["average_precision"]
     assert measure(thin, minimum_rows=10, average_precision=min(value.high - 0.001, value.value + 0.06)).state == "ok"
 
 
-def test_for_a_metric_where_less_is_better_decay_is_a_rise() -> None:
-    up = Estimate(0.30, 0.28, 0.32, 500)
-    assert decayed(up, 0.20, Decay("brier", 0.05))
-    assert not decayed(up, 0.40, Decay("brier", 0.05))
-    assert not decayed(up, 0.29, Decay("brier", 0.005))
+@pytest.mark.parametrize("metric", ["roc_auc", "average_precision", "brier", "f1", "precision", "log_loss"])
+@pytest.mark.parametrize("rate", [0.1, 0.6])
+def test_base_rate_alone_is_no_decay_and_a_reversed_relation_is(metric: str, rate: float) -> None:
+    promised = {metric: metrics.compute(metric, *parts(joined(200_000, noise=0.4)))}
+    other = measure(joined(6000, noise=0.4, rate=rate), metric=metric, minimum_rows=100, **promised)
+    assert other.state == "ok"
+    assert other.decay is not None
+    assert other.decay.now.value == pytest.approx(promised[metric], rel=0.12)
+    if metric != "roc_auc":
+        assert other.decay.now.n < other.metrics.get(metric, other.decay.now).n or metric not in other.metrics
+    assert (
+        measure(joined(6000, noise=0.4, rate=rate, is_reversed=True), metric=metric, minimum_rows=100, **promised).state
+        == "decayed"
+    )
 
 
-def test_decay_is_a_share_of_the_promise_whatever_the_unit() -> None:
-    assert not decayed(Estimate(31.0, 30.5, 31.5, 5000), 30.0, Decay("mae", 0.05))  # 1 of 30 is 3 %
-    assert decayed(Estimate(31.6, 30.5, 32.5, 5000), 30.0, Decay("mae", 0.05))
-    assert decayed(Estimate(0.28, 0.26, 0.29, 5000), 0.30, Decay("average_precision", 0.05))  # 0.02 of 0.30 is 7 %
-    assert not decayed(Estimate(0.78, 0.76, 0.79, 5000), 0.80, Decay("average_precision", 0.05))
+def classes(n: int, shares: list[float], *, is_reversed: bool = False) -> pa.Table:
+    """Answers of a model that finds each of three classes in a share of its own, whatever the shares of the classes."""
+    rng = np.random.default_rng(0)
+    truth = rng.choice(3, n, p=shares)
+    right = rng.random(n) < np.array([0.9, 0.7, 0.5])[truth]
+    label = np.where(right != is_reversed, truth, (truth + 1) % 3)
+    words = np.array(["ant", "bee", "cat"], dtype=object)
+    table = joined(n, pending=0.0)
+    for name, values in (("_truth", words[truth]), ("_label", words[label])):
+        table = table.set_column(table.column_names.index(name), name, pa.array(values.tolist()))
+    return table.append_column("_values", pa.array(np.eye(3)[label].tolist(), pa.list_(pa.float64())))
+
+
+def test_shares_of_classes_alone_are_no_decay_and_a_reversed_relation_is() -> None:
+    output = Output(task="multiclass", classes=["ant", "bee", "cat"], names=["ant", "bee", "cat"])
+
+    def state(table: pa.Table) -> str:
+        return quality(
+            table, {}, {p: evaluation(balanced_accuracy=0.7) for p in ("a", "b")}, START, START + WEEK,
+            outcome=Outcome(OUTCOME.table, "arr_delay", task="multiclass"), outputs={"a": output, "b": output},
+            known_at=START + WEEK, decay=Decay(metrics.decay("multiclass"), 0.05), minimum_rows=100,
+        ).state  # fmt: skip
+
+    assert [state(classes(4000, shares)) for shares in ([0.6, 0.3, 0.1], [0.1, 0.2, 0.7])] == ["ok", "ok"]
+    assert state(classes(4000, [0.6, 0.3, 0.1], is_reversed=True)) == "decayed"
+
+
+def test_promise_that_few_events_tell_is_no_data() -> None:
+    table, few = joined(), evaluation(average_precision=0.9)
+    few.metrics["average_precision"] = Estimate(0.9, 0.5, 1.0, 40, too_few=True)
+    found = quality(
+        table, {}, {"a": few, "b": few}, START, START + WEEK, outcome=OUTCOME, outputs={}, known_at=START + WEEK,
+        decay=Decay("average_precision", 0.05), minimum_rows=100,
+    )  # fmt: skip
+    assert (found.state, found.decay) == ("no data", None)
+
+
+def test_each_package_is_checked_against_its_own_promise() -> None:
+    table = joined(4000, pending=0.0)
+    now = measure(table).metrics["average_precision"].value
+    found = quality(
+        table, {}, {"a": evaluation(average_precision=now), "b": evaluation(average_precision=now + 0.15)}, START, START + WEEK,
+        outcome=OUTCOME, outputs={}, known_at=START + WEEK, decay=Decay("average_precision", 0.05), minimum_rows=100,
+    )  # fmt: skip
+    assert {digest: check.cause for digest, check in found.decay_by_package.items()} == {"a": "", "b": "drop"}
+    assert found.decay is not None
+    assert found.decay.promised.value == pytest.approx(now + 0.05, abs=0.001)
 
 
 def test_too_few_outcomes_or_none_are_no_data() -> None:

@@ -219,7 +219,7 @@ def test_decay_triggers_and_is_told_with_its_evidence(world: World) -> None:
     found = look(world)
     assert found.trigger is not None
     assert found.trigger.cause == "decay"
-    assert "average precision" in found.trigger.reason
+    assert "roc auc" in found.trigger.reason
     assert found.trigger.evidence == [(START + WEEK).isoformat()]
     assert "decay" in [a.key for a in found.alerts]
 

@@ -24,15 +24,16 @@ from loopwright.graph.columns import arrow_feed
 from loopwright.graph.session import Graph
 from loopwright.monitor import alerts
 from loopwright.monitor.baseline import drift_baseline
+from loopwright.monitor.decay import Decay, decay_level
 from loopwright.monitor.fleet import Fleets
 from loopwright.monitor.inputs import packages_of, rows_by_arm, watched_columns, window
-from loopwright.monitor.quality import Decay, decayed, quality
+from loopwright.monitor.quality import quality
 from loopwright.records.attempts import Attempts
 from loopwright.records.declarations import Monitor, Outcome, Retrain, duration
 from loopwright.records.entries import Entry
 from loopwright.records.releases import CHAMPION, ReleaseState
 from loopwright.records.turns import Turn
-from loopwright.records.windows import Alert, Quality, Trigger, Window
+from loopwright.records.windows import Alert, DecayCheck, Quality, Trigger, Window
 from loopwright.stores.home import Home
 from loopwright.stores.outcomes.labelled import with_truth
 from loopwright.stores.packages.probe import Probed, open_probed
@@ -44,6 +45,9 @@ __all__ = ["Watched", "watch", "watched_columns"]
 
 MAX_WINDOWS = 1000
 """So many windows are closed in one call at most; the next call goes on."""
+
+MAX_HISTORY = 60
+"""So many earlier windows show how much windows differ from each other."""
 
 AT_ONCE_ROWS = 300_000
 """So many predictions of earlier windows are read together with those of the new one; more are read window by window."""
@@ -85,7 +89,7 @@ def watch(
     window's quality is provisional until `outcome.wait` after its end, and is revised for one more window where outcomes are corrected.
     """
     steps = attempts or Attempts(loop_name, strict=True)
-    retrain = msgspec.structs.replace(retrain, decay_metric=retrain.decay_metric or metrics.primary(outcome.task))
+    retrain = msgspec.structs.replace(retrain, decay_metric=retrain.decay_metric or metrics.decay(outcome.task))
     steps.run("look for windows closed too early", lambda: _tell_early(home, loop_name, until), None)
     due = steps.run("find windows due", lambda: list(_due(home, loop_name, monitor, until)), list[tuple[datetime, datetime]]())
     watcher = _Watcher(home, loop_name, monitor, retrain, outcome, until, unit)
@@ -257,7 +261,7 @@ class _Watcher:
 
     def _quality(self, joined: pa.Table, start: datetime, end: datetime) -> Quality:
         packages = {digest: package for digest in packages_of(joined) if (package := self.package(digest)) is not None}
-        return quality(
+        self._judged[start] = quality(
             joined,
             self._sliced(joined, self.package(self.fleets.main(joined))),
             {digest: self.fleets.evaluation(package) for digest, package in packages.items()},
@@ -266,10 +270,22 @@ class _Watcher:
             outcome=self.outcome,
             outputs={digest: package.manifest.output for digest, package in packages.items()},
             known_at=self.until,
-            decay=Decay(self.retrain.decay_metric, self.retrain.decay),
+            decay=Decay(
+                self.retrain.decay_metric,
+                self.retrain.decay,
+                decay_level(duration(self.monitor.every)),
+                [self._judged[earlier] for earlier in sorted(self._judged) if earlier < start][-MAX_HISTORY:],
+            ),
             minimum_rows=self.monitor.minimum_rows,
             unit=self.unit,
         )
+        return self._judged[start]
+
+    @cached_property
+    def _judged(self) -> dict[datetime, Quality]:
+        """The newest quality of the newest windows, by start."""
+        newest = self.home.ledger.newest(Quality, loops=[self.loop], per="key", limit=MAX_HISTORY)
+        return {entry.record.start: entry.record for entry in newest}
 
     def _sliced(self, joined: pa.Table, package: Probed | None) -> dict[str, Array]:
         """Slice name -> its value on every row [N], by the package's own slice graph; and the segment, where there is a fleet."""
@@ -328,22 +344,16 @@ class _Watcher:
         """Decay counts against the package that serves, in the newest window with all outcomes that it answered in."""
         if self.serving is None or self.retrain.decay is None:
             return None
-        name, digest = self.retrain.decay_metric, self.serving.digest
-        then = self.fleets.evaluation(self.serving).promised.get(name)
+        digest = self.serving.digest
         fleet = self.fleets.together(digest)
         for measured in reversed(self.open_qualities()):
             whole = len(fleet) > 1 and fleet >= set(measured.by_package)  # else another release answered as well
-            now = (measured.metrics if whole else measured.by_package.get(digest, {})).get(name)
-            if now is None or then is None or measured.state == "no data" or now.n < self.monitor.minimum_rows:
+            check = measured.decay if whole else measured.decay_by_package.get(digest)
+            if check is None or measured.state == "no data":
                 continue
-            if not decayed(now, then.value, Decay(name, self.retrain.decay)):
+            if not check.cause:
                 return None
-            return Trigger(
-                cause="decay",
-                reason=f"{spaced(name)} is {interval(now)} in the window from {measured.start:%Y-%m-%d}; "
-                f"it was {number(then.value)} when the package was made",
-                evidence=[measured.start.isoformat()],
-            )
+            return Trigger(cause="decay", reason=_worse(check, measured.start), evidence=[measured.start.isoformat()])
         return None
 
     def _drift(self, newest: Window) -> Trigger | None:
@@ -403,10 +413,7 @@ class _Watcher:
     def _decay_alert(self, measured: Quality) -> Alert | None:
         if measured.state == "no data":
             return None
-        name = self.retrain.decay_metric
-        now = measured.metrics.get(name)
-        worse = "lower" if metrics.metric(name).higher else "higher"
-        detail = f"{name} {now.value:.3f} from {measured.start:%Y-%m-%d}, {worse} than promised" if now is not None else name
+        detail = _worse(measured.decay, measured.start) if measured.decay is not None else ""
         return self._alert("decay", measured.state == "decayed", "critical", "Quality has decayed", detail)
 
     def _no_outcomes_alert(self, measured_window: Window) -> Alert | None:
@@ -425,6 +432,15 @@ class _Watcher:
         none = not measured.with_outcome
         detail = f"none for {count(due.rows, 'prediction')} from {due.start:%Y-%m-%d} on, after a wait of {self.outcome.wait}"
         return self._alert("no-outcomes", none, "critical", "No outcomes arrive", detail)
+
+
+def _worse(check: DecayCheck, start: datetime) -> str:
+    """What is worse than promised, in a sentence."""
+    promise = f"it was {number(check.promised.value)} when the package was made"
+    if check.cause == "harm":
+        harm = check.since_release
+        return f"{spaced(check.metric)} is worse than promised by {harm.text} over {count(harm.windows, 'window')} since the release; {promise}"
+    return f"{spaced(check.metric)} is {interval(check.now)} in the window from {start:%Y-%m-%d}; {promise}"
 
 
 def _columns(drifted: list[str]) -> str:

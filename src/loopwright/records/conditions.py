@@ -16,7 +16,7 @@ from loopwright.records.declarations.scope import is_placeholder
 from loopwright.records.entries import Record
 from loopwright.records.evaluation import Estimate, added
 from loopwright.records.releases import ReleaseState
-from loopwright.records.windows import ValueWindow, Window, span_to
+from loopwright.records.windows import Harm, ValueWindow, Window, span_to
 
 Condition = Literal["alert", "watch", "running", "not yet", "no data", "ok"]
 """The state of a stage, worst first: with several loops the worst of them is shown."""
@@ -68,6 +68,8 @@ class Standing(Record, frozen=True, kw_only=True):
     quality: Literal["ok", "decayed", "no data"] = "no data"
     quality_start: datetime | None = None
     quality_end: datetime | None = None
+    since_release: Harm | None = None
+    """Quality over all windows of the package that was judged."""
     worth: Worth | None = None
 
 
@@ -116,6 +118,8 @@ def monitored(window: Window | None, standing: Standing | None, alerts: int) -> 
     if standing is not None and standing.quality_start is not None and standing.quality_end is not None:
         of = "" if standing.quality_start == window.start else f" ({span_to(standing.quality_start, standing.quality_end)})"
         said.append(f"quality {quality}{of}")
+        if (harm := standing.since_release) is not None and harm.low is not None:
+            said.append(f"{harm.text} worse than promised over {count(harm.windows, 'window')}")
     # A window too thin to judge is no reason to doubt quality that could be judged, and neither is quality that is not known yet.
     known = [state for state in (_WINDOW[window.state], _QUALITY[quality]) if state != "no data"]
     return Judged(worst([*alarm, *known] or ["no data"]), "; ".join([*said, told]))

@@ -120,12 +120,51 @@ def newest_stretch(windows: Sequence[Window]) -> list[Window]:
     return next((stretch for stretch in reversed(stretches) if any(w.rows for w in stretch)), list(windows))
 
 
+class Harm(msgspec.Struct, frozen=True, kw_only=True):
+    """The mean drop of a package over all its windows, as a share of its promise, with limits that hold at all times at once.
+
+    `squares` is the sum of squares around the mean. `low` and `high` are None while too few windows tell them.
+    """
+
+    windows: int
+    mean: float
+    squares: float
+    low: float | None = None
+    high: float | None = None
+
+    @property
+    def text(self) -> str:
+        """The mean and its limits in percent."""
+        limits = f" [{self.low:+.1%}, {self.high:+.1%}]" if self.low is not None and self.high is not None else ""
+        return f"{self.mean:+.1%}{limits}"
+
+
+class DecayCheck(msgspec.Struct, frozen=True, kw_only=True):
+    """A window's quality against what the evaluation promised. Shares are of the promise; a drop is positive where quality is worse.
+
+    `now` is at the base rate of the evaluation, where the metric moves with that. `p` is the chance of such a drop for an unchanged
+    model, `level` the p from which it counts, `spread` the standard deviation between windows that their rows do not explain.
+    `cause`: `drop` of this window, or `harm` over all windows since the release; empty: not decayed.
+    """
+
+    metric: str
+    now: Estimate
+    promised: Estimate
+    drop: float
+    p: float
+    level: float
+    spread: float
+    since_release: Harm
+    cause: Literal["", "drop", "harm"] = ""
+
+
 class Quality(Record, frozen=True, kw_only=True):
     """Quality in a window from the outcomes known at `known_at`; later outcomes revise it with a new record of the same key.
 
     Measured are predictions whose wait is over. `mature_at`: when it is for all of them; None where it is now. Until then the window is
     provisional, and its state `no data`. `by_arm` has the metrics of each arm (name) where several answered,
-    `small_groups` by slice the rows of values with too few of them to be in `slices`.
+    `small_groups` by slice the rows of values with too few of them to be in `slices`. `decay` is what the state rests on, of all rows and
+    by package.
     """
 
     kind: ClassVar[str] = "quality"
@@ -142,6 +181,8 @@ class Quality(Record, frozen=True, kw_only=True):
     by_arm: dict[str, dict[str, Estimate]] = {}
     mature_at: datetime | None = None
     small_groups: dict[str, dict[str, int]] = {}
+    decay: DecayCheck | None = None
+    decay_by_package: dict[str, DecayCheck] = {}
 
     @property
     def state_text(self) -> str:

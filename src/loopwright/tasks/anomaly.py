@@ -3,7 +3,7 @@
 import numpy as np
 
 from loopwright.base.arrays import Array
-from loopwright.tasks.binary import GAPS, METRICS, SUMMARY, kinds, money, statistics
+from loopwright.tasks.binary import GAPS, METRICS, STEADY, SUMMARY, kinds, money, statistics
 from loopwright.tasks.task import Border, LabelQuery, LabelSummary, TaskType
 
 _OF_PROBABILITIES = ("log_loss", "brier", "accuracy", "calibration_error")
@@ -28,7 +28,7 @@ def _summarise(labels: LabelQuery) -> LabelSummary:
 ANOMALY = TaskType(
     name="anomaly", estimator="detector", learns_unjudged=True, leak_limit=0.98,
     metrics={name: metric for name, metric in METRICS.items() if name not in _OF_PROBABILITIES},
-    gaps=GAPS, primary="average_precision", gap="recall_gap", summary=SUMMARY,
+    gaps=GAPS, primary="average_precision", decay="roc_auc", steady=STEADY, gap="recall_gap", summary=SUMMARY,
     statistics=statistics, money=money, kinds=kinds, threshold=_threshold,
     summarise=_summarise, made_up=lambda part, targets: np.zeros(len(part), dtype=np.bool_),
     describe=lambda output: "The score says how strange a request is; from {border:.4g} on it is called an anomaly.",

@@ -44,6 +44,9 @@ GAPS = {
 
 SUMMARY = ("precision", "recall", "positive_rate")
 
+STEADY = ("roc_auc", "recall", "recall_gap")
+"""They are of positives and negatives apart, so that more of either alone moves none of them."""
+
 
 def statistics(names: Sequence[str], data: RowData) -> list[Statistic]:
     """Binary and anomaly: `truth` bool [N], score [N], label bool [N]; `earned` is money over no model [N], if there is any."""
@@ -195,7 +198,7 @@ _DRAFT = Draft(
 
 BINARY = TaskType(
     name="binary", estimator="classifier", least_kinds=2, leak_limit=0.98,
-    metrics=METRICS, gaps=GAPS, primary="average_precision", gap="recall_gap", summary=SUMMARY,
+    metrics=METRICS, gaps=GAPS, primary="average_precision", decay="roc_auc", steady=STEADY, gap="recall_gap", summary=SUMMARY,
     watched=("average_precision", "roc_auc", "precision", "recall", "positive_rate", "brier", "calibration_error"),
     card=("average_precision", "roc_auc", "brier", "calibration_error", "precision", "recall", "f1", "value_per_prediction"),
     card_slices=("average_precision", "recall", "precision"),

@@ -137,6 +137,7 @@ _DRAFT = Draft(
 MULTICLASS = TaskType(
     name="multiclass", estimator="classifier", least_kinds=2, leak_limit=0.98,
     metrics=METRICS, part_metrics=PARTS, gaps=GAPS, primary="macro_f1", gap="recall_gap", summary=("accuracy", "macro_f1"),
+    decay="balanced_accuracy", steady=("balanced_accuracy", "recall"),
     statistics=statistics, measured=_measured, money=_money, kinds=_kinds,
     summarise=_summarise, made_up=lambda part, targets: np.array(["a", "b", "c"])[part], draft=_DRAFT,
     describe=lambda output: "It gives the probability of each class ({names}); the label is the likeliest, the score its probability.",

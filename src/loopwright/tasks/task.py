@@ -123,6 +123,8 @@ class TaskType:
     part_metrics: Mapping[str, Metric] = field(default_factory=dict)  # of rows, with a part named after a colon
     gaps: Mapping[str, Metric] = field(default_factory=dict)  # of rows and a slice, written GAP:SLICE
     primary: str  # default metric of the task
+    decay: str = ""  # default metric of decay; empty: `primary`
+    steady: Sequence[str] = ()  # metrics that stay where only the shares of the labels change; empty: labels are no classes
     gap: str = ""  # the gap that is looked at by itself
     summary: Sequence[str]  # the few metrics that are watched by slice and shown first
     watched: Sequence[str] = ()  # measured on logged answers, by window; empty: all but money

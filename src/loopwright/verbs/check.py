@@ -90,7 +90,13 @@ def check(home: Home, loop: str, *, strict: bool = False, progress: Progress | N
             examples=seen.examples,
         )
     items += [CheckItem(name=n, ok=ok, detail=d, warning=n in found.doubtful) for n, ok, d in found.items]
-    items += [_described(declared.scope), _watched(declared), *_valued(declared), *_labels(declared)]
+    items += [
+        _described(declared.scope),
+        _watched(declared),
+        *_moves_with_labels(declared),
+        *_valued(declared),
+        *_labels(declared),
+    ]
     items += [] if found.used is None else [_unused(declared, found.used)]
     if declared.fleet is not None:
         items.append(_segments(home, declared.requests, declared.fleet))
@@ -175,12 +181,23 @@ def _watched(loop: Loop) -> CheckItem:
         wrong += [f"{where}: {why}"] if why else []
     unknown = dict.fromkeys(s for guard in loop.release.guards for s in guard.slices if s not in slices)
     wrong += [f"guard: no slice {name!r}; the loop declares {', '.join(slices) or 'none'}" for name in unknown]
-    decay = loop.retrain.decay_metric or metrics.primary(loop.outcome.task)
+    decay = loop.retrain.decay_metric or metrics.decay(loop.outcome.task)
     return CheckItem(
         name="guards",
         ok=not wrong,
         detail="; ".join(wrong) or f"{len(loop.release.guards) or 'the default'} before a release; decay is that of {decay}",
     )
+
+
+def _moves_with_labels(loop: Loop) -> list[CheckItem]:
+    """A warning where a change of the shares of the labels alone would be decay."""
+    name, task = loop.retrain.decay_metric, loop.outcome.task
+    if loop.retrain.decay is None or not name or metrics.problem(name, [part.name for part in loop.slices], loop.outcome):
+        return []
+    if not metrics.moves_with_labels(name, task) or metrics.adjusts(name, task):
+        return []
+    why = f"{name} moves where only the shares of the labels change, and that would be decay; {metrics.decay(task)} does not"
+    return [CheckItem(name="retrain.decay_metric", ok=True, detail=why, warning=True)]
 
 
 def _labels(loop: Loop) -> list[CheckItem]:

@@ -29,6 +29,7 @@ def drift(value: DriftReport) -> RenderableType:
                 [*window.drifted, *(f"({name}: unused)" for name in window.noted)],
                 state(found.state_text) if found else None,
                 found.metrics.get(metric) if found else None,
+                found.decay.since_release.text if found and found.decay else None,
                 f"{found.with_outcome / found.rows:.0%}" if found and found.rows else None,
             ]
         )
@@ -40,6 +41,7 @@ def drift(value: DriftReport) -> RenderableType:
         "drifted",
         "quality",
         metric.replace("_", " ") or "metric",
+        "worse since release",
         "truth known",
     ]
     return table(columns, rows, right=["rows", "truth known"])

@@ -28,10 +28,10 @@ class Retrain(Declaration, frozen=True, kw_only=True):
     Attributes:
         every: Age of the serving package from which it is retrained; None: not by age.
         drift: Number of drifted columns from which to retrain; None: not by drift.
-        decay: By which share of the package's own evaluation `decay_metric` may get worse (0.05: an average precision of 0.60 falls
-            to 0.57, a mean absolute error of 30 rises to 31.5); None: not by decay.
-        decay_metric: Metric of decay; empty: that of the task (average precision, macro F1, mean absolute error, NDCG of the
-            first 10).
+        decay: By which share of the package's own evaluation `decay_metric` may get worse (0.05: a ROC AUC of 0.80 falls to 0.76, a
+            mean absolute error of 30 rises to 31.5), surely in one window or over all windows since the release; None: not by decay.
+        decay_metric: Metric of decay; empty: that of the task (ROC AUC, balanced accuracy, mean absolute error, Poisson deviance, NDCG
+            of the first 10). A metric of yes and no that moves with the base rate is measured at that of the evaluation.
         cooldown: Least time between two retrainings.
         window: Length of the training history; None: all.
 

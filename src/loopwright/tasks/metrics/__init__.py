@@ -26,10 +26,13 @@ from loopwright.tasks.metrics.nonnegative import between_groups as between_group
 from loopwright.tasks.metrics.registry import GAPS as GAPS
 from loopwright.tasks.metrics.registry import MEASURES as MEASURES
 from loopwright.tasks.metrics.registry import METRICS as METRICS
+from loopwright.tasks.metrics.registry import adjusts as adjusts
+from loopwright.tasks.metrics.registry import decay as decay
 from loopwright.tasks.metrics.registry import gap as gap
 from loopwright.tasks.metrics.registry import known as known
 from loopwright.tasks.metrics.registry import measured as measured
 from loopwright.tasks.metrics.registry import metric as metric
+from loopwright.tasks.metrics.registry import moves_with_labels as moves_with_labels
 from loopwright.tasks.metrics.registry import of_rows as of_rows
 from loopwright.tasks.metrics.registry import primary as primary
 from loopwright.tasks.metrics.registry import problem as problem

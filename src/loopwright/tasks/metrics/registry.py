@@ -3,7 +3,7 @@
 from collections.abc import Collection, Sequence
 
 from loopwright.base.errors import DeclarationInvalid
-from loopwright.records.declarations import Objective, Outcome, Task
+from loopwright.records.declarations import SHAPES, Objective, Outcome, Task
 from loopwright.records.package import Output
 from loopwright.tasks.registry import TASKS
 from loopwright.tasks.regression import quantiles_of
@@ -95,6 +95,21 @@ def of_rows(name: str) -> bool:
 def primary(task: Task) -> str:
     """The metric by which a task is judged where nobody says otherwise."""
     return TASKS[task].primary
+
+
+def decay(task: Task) -> str:
+    """The metric of decay where none is declared: one that stays where only the shares of the labels change."""
+    return TASKS[task].decay or TASKS[task].primary
+
+
+def moves_with_labels(name: str, task: Task) -> bool:
+    """Whether a metric changes where only the shares of the labels do (the base rate), and the model does not."""
+    return bool(TASKS[task].steady) and name.partition(":")[0] not in TASKS[task].steady
+
+
+def adjusts(name: str, task: Task) -> bool:
+    """Whether it can be measured at another base rate: labels are yes and no, and it is of all rows together."""
+    return SHAPES[task].has_border and name.partition(":")[0] not in GAPS
 
 
 def gap(task: Task) -> str:
