@@ -7,7 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
+from sklearn.metrics import average_precision_score
+from tests.console import sample
 from tests.traffic import LOOP, OUTCOME, SCOPE, START, WAIT, WEEK, World, package, rows, truths
 
 from loopwright.business.caveats import DOUBTS, CaveatInputs, doubts, next_step
@@ -20,6 +23,7 @@ from loopwright.records.declarations import Budget, Heuristic, Monitor, Objectiv
 from loopwright.records.evaluation import Estimate, added, averaged
 from loopwright.records.windows import Quality, Window
 from loopwright.render.report import html, markdown
+from loopwright.stores.outcomes.labelled import with_truth
 from loopwright.stores.prediction_log.summary import summary
 
 
@@ -63,17 +67,79 @@ def test_every_objective_has_its_target_its_measure_and_a_verdict(lived: World) 
     assert caught.expected == pytest.approx(lived.package.evaluation.metrics["average_precision"].value)
     assert caught.measured is not None
     assert caught.measured.low < caught.measured.value < caught.measured.high
-    latency = told["answer at once"].measured
+    latency, newest = told["answer at once"].measured, told["answer at once"].now
     assert latency is not None
-    assert latency.value == pytest.approx(0.04)
-    assert latency.n == 3000
+    assert newest is not None
+    assert latency.value == newest.value == pytest.approx(0.04)
+    assert (latency.n, newest.n) == (3000, 1000)
     gap = told["no airport left out"].measured
     assert gap is not None
     assert 0 <= gap.value < 0.3
 
 
+def test_life_is_of_all_rows_together_and_now_of_the_newest_window(lived: World) -> None:
+    found = build(lived)
+    caught = found.promised[0]
+    rows = with_truth(lived.home, LOOP, OUTCOME, start=START, end=START + 4 * WEEK, known_at=lived.clock.now())
+    rows = rows.filter(rows["_truth"].is_valid())
+    qualities = [w.quality.metrics["average_precision"] for w in found.weeks if w.quality is not None and w.quality.metrics]
+    assert caught.measured is not None
+    assert caught.now is not None
+    truth, score = rows["_truth"].to_numpy(), rows["_score"].to_numpy()
+    assert caught.measured.value == pytest.approx(average_precision_score(truth, score))
+    assert caught.measured.value != pytest.approx(np.mean([q.value for q in qualities]), abs=1e-3), "no mean of weekly ones"
+    assert caught.measured.high - caught.measured.low > caught.now.high - caught.now.low, "what weeks differ by is in it"
+    assert caught.now.value == pytest.approx(qualities[-1].value)
+    assert (caught.when, found.now) == ("week to 2024-04-01", "week to 2024-04-01")
+
+
+def test_objective_that_is_missed_now_is_not_met_by_its_life(lived: World) -> None:
+    caught = build(lived).promised[0]
+    assert caught.measured is not None
+    assert caught.now is not None
+    between = (caught.measured.value + caught.now.value) / 2
+    bound = {"at_most": between} if caught.now.value > between else {"at_least": between}
+    scope = msgspec.structs.replace(SCOPE, objectives=[Objective("kept once", "x", "average_precision", **bound)])
+    found = build(lived, scope)
+    assert scope.objectives[0].met(caught.measured.value)
+    assert found.promised[0].met == "missed"
+    assert found.headline.startswith("0 of 1 objective are met now (week to 2024-04-01)")
+    assert "“kept once” is missed now." in [d.text for d in found.doubts]
+
+
+def test_ladder_names_what_serves_and_apart_who_won_and_does_not(lived: World) -> None:
+    serving = build(lived).served[-1].package
+    old = sample.leaderboard()
+    rows = [msgspec.structs.replace(old.rows[0], package=serving), *old.rows[1:]]
+    lived.home.ledger.put(
+        msgspec.structs.replace(old, rows=rows, winner=serving, verdict="it won its place"), loop=LOOP, key="t1"
+    )
+    found = build(lived)
+    assert (found.serves.partition(", as of")[0], found.other_winner) == (
+        f"{found.served[-1].candidate} ({serving[:12]}) serves",
+        "",
+    )
+    assert found.serves.endswith("it won its place")
+    lived.home.ledger.put(msgspec.structs.replace(old, turn="t2", verdict="a larger comparison"), loop=LOOP, key="t2")
+    found = build(lived)
+    assert found.serves.endswith("it won its place")
+    assert found.other_winner.startswith(f"lightgbm ({old.winner[:12]}) of ")
+    assert "does not serve" in found.other_winner
+    assert "larger comparison" not in markdown(found)
+    assert "Newest turn&#x27;s winner" in html(found)
+
+
+def test_values_with_too_few_rows_to_be_shown_are_named(lived: World) -> None:
+    last = lived.home.ledger.find(Quality, loop=LOOP)[0].record
+    few = msgspec.structs.replace(last, small_groups={"origin": {"TEB": 7}})
+    lived.home.ledger.put(few, loop=LOOP, key=last.start.isoformat())
+    found = build(lived)
+    lived.home.ledger.put(last, loop=LOOP, key=last.start.isoformat())
+    assert "| Too few rows to show | origin: TEB (7) |" in markdown(found)
+
+
 def test_a_target_inside_the_interval_is_uncertain_and_one_beyond_it_missed(lived: World) -> None:
-    measured = build(lived).promised[0].measured
+    measured = build(lived).promised[0].now
     assert measured is not None
     inside = Objective("a", "x", "average_precision", at_least=measured.value + 0.0001)
     beyond = Objective("b", "x", "average_precision", at_least=measured.high + 0.001)
@@ -102,14 +168,15 @@ def test_objectives_are_too_few_to_judge_below_the_minimum_of_monitoring(lived: 
     scope = msgspec.structs.replace(SCOPE, objectives=[*SCOPE.objectives, size, night])
     found = build(lived, scope, Monitor(minimum_rows=3001))
     assert [p.met for p in found.promised] == ["too few", "too few", "too few", "met", "too few"]
-    assert [p.met_text for p in found.promised[:2]] == ["too few (1,000 of 3,001)", "too few (3,000 of 3,001)"]
-    assert found.headline.startswith("1 of 5 objectives is met, 4 are not settled yet")
+    assert [p.met_text for p in found.promised[:2]] == ["too few (1,000 of 3,001)", "too few (1,000 of 3,001)"]
+    assert found.headline.startswith("1 of 5 objectives is met now (week to 2024-04-01), 4 are not settled yet")
     assert "“catch late flights”: too few (1,000 of 3,001)" in markdown(found)
     assert "| too few (1,000 of 3,001) |" in markdown(found)
     nights = found.promised[4].rows
     assert 0 < nights < 900
-    assert [p.met for p in build(lived, scope, Monitor(minimum_rows=nights)).promised] == ["met"] * 5
-    assert [p.met for p in build(lived, scope, Monitor(minimum_rows=nights + 1)).promised] == ["met"] * 4 + ["too few"]
+    assert build(lived, scope, Monitor(minimum_rows=nights)).promised[4].met == "met"
+    assert build(lived, scope, Monitor(minimum_rows=nights + 1)).promised[4].met == "too few"
+    assert [p.met for p in build(lived, scope, Monitor(minimum_rows=nights + 1)).promised[:2]] == ["met"] * 2
 
 
 def test_windows_with_too_few_outcomes_do_not_add_up_to_enough(lived: World) -> None:
@@ -122,7 +189,7 @@ def test_windows_with_too_few_outcomes_do_not_add_up_to_enough(lived: World) -> 
     thin = build(lived, monitor=Monitor(minimum_rows=901)).promised[0].measured
     lived.home.ledger.put(last, loop=LOOP, key=last.start.isoformat())
     assert thin is not None
-    assert (thin.n, found.promised[0].rows) == (2000, 1000)
+    assert (thin.n, found.promised[0].rows) == (2000, 900)
 
 
 def test_four_outcomes_meet_no_objective(tmp_path: Path) -> None:
@@ -135,7 +202,7 @@ def test_four_outcomes_meet_no_objective(tmp_path: Path) -> None:
     found = build(world, monitor=Monitor(minimum_rows=20))
     assert found.totals.with_outcome == 4
     assert {p.met_text for p in found.promised if p.metric != "recall_gap:origin"} == {"too few (4 of 20)"}
-    assert found.headline.startswith("0 of 3 objectives are met, 3 are not settled yet. ")
+    assert found.headline.startswith("0 of 3 objectives are met now (week to 2024-03-11), 3 are not settled yet. ")
     assert not any("worth less" in d.text or "includes zero" in d.text for d in found.doubts), "money of four rows is chance"
 
 
@@ -259,9 +326,9 @@ def case(
         metric="recall",
         target="",
         expected=None,
+        now=None,
         measured=None,
         met=met,
-        how="",
     )
     scope = Scope(
         problem="p", objectives=SCOPE.objectives, heuristic=Heuristic("x"), value=worth, budget=Budget(usd_per_month=10)
@@ -280,7 +347,7 @@ RAISED: list[tuple[CaveatInputs, str, str]] = [
     (case(over_heuristic=Estimate(-9.0, -12.0, -6.0, 4900)), "grave", "worth less than the simple rule"),
     (case(over_heuristic=Estimate(9.0, -1.0, 19.0, 4900)), "grave", "includes zero"),
     (case(worth=Value()), "note", "no value table"),
-    (case(met="missed"), "grave", "“goal” is missed"),
+    (case(met="missed"), "grave", "“goal” is missed now"),
     (case(met="uncertain"), "note", "“goal”: uncertain"),
     (case(quiet(degraded=0.02)), "grave", "2.0% of answers"),
     (case(cost=50.0), "grave", "over the budget"),
@@ -356,7 +423,7 @@ def test_markdown_has_the_four_parts_and_the_figures(lived: World) -> None:
     assert "| Drift | Average precision " in text
     rows = [line for line in text.splitlines() if line.startswith("|")]
     for line in rows:
-        assert line.count("|") - line.count("\\|") in (3, 6, 8), line
+        assert line.count("|") - line.count("\\|") in (3, 6, 8, 9), line
 
 
 class Page(HTMLParser):
@@ -410,7 +477,7 @@ def test_what_users_write_is_shown_and_never_run(tmp_path: Path) -> None:
     assert page.count("&lt;script&gt;") >= 3
     assert "$loop ${made}" in page
     line = next(x for x in markdown(found).splitlines() if x.startswith("| –"))
-    assert line.count("|") - line.count("\\|") == 8
+    assert line.count("|") - line.count("\\|") == 9
     assert "[x](" not in line
 
 

@@ -121,12 +121,12 @@ def _worth(case: CaveatInputs) -> Doubt | None:
         return None
     if over.high < 0:
         return _grave(
-            "the model is worth less than the simple rule.",
+            "over its whole life the model is worth less than the simple rule.",
             f"Serve the rule (`loopwright release {case.loop} heuristic --why REASON`), and ask whether a model is needed at all.",
         )
     if over.low <= 0:
         return _grave(
-            "it is not shown that the model is worth more than the simple rule: the interval includes zero.",
+            "it is not shown over its whole life that the model is worth more than the simple rule: the interval includes zero.",
             "Collect more outcomes before more is invested; the rule may be enough.",
         )
     return None
@@ -139,7 +139,7 @@ def _missed(case: CaveatInputs) -> Doubt | None:
     owners = ", ".join(dict.fromkeys(p.owner for p in missed))
     names = ", ".join(f"“{p.objective}”" for p in missed)
     return _grave(
-        f"{names} {'is' if len(missed) == 1 else 'are'} missed.",
+        f"{names} {'is' if len(missed) == 1 else 'are'} missed now.",
         f"Decide with {owners}: other features or data, or another target.",
     )
 

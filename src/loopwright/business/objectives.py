@@ -1,4 +1,8 @@
-"""Promised and delivered: each objective of the scope against what was measured while serving."""
+"""Promised and delivered: each objective of the scope against what was measured while serving, now and over the whole life.
+
+Now are the newest windows whose outcomes are complete: one, and more only where it is too few to tell. A metric is computed from all
+rows of the windows together: the mean of weekly average precisions is not an average precision.
+"""
 
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
@@ -6,24 +10,23 @@ from typing import Any, Literal, NamedTuple
 import msgspec
 import numpy as np
 
-from loopwright.business.totals import Totals, WindowTotals
-from loopwright.records.declarations import Objective, Scope, Task
+from loopwright.business.deliveries import MAX_NOW, Delivery, life, newest_latencies, now_of
+from loopwright.business.totals import WindowTotals
+from loopwright.records.declarations import Objective, Outcome, Scope
 from loopwright.records.evaluation import Z_95, Estimate, averaged
-from loopwright.records.windows import Quality, state_text
+from loopwright.records.windows import Quality, span_to, state_text
 from loopwright.stores.home import Home
 from loopwright.stores.packages.store import Package
-from loopwright.stores.prediction_log.read import predictions
 from loopwright.tasks import metrics
 
 Met = Literal["met", "missed", "uncertain", "too few", "not measured"]
 
 
 class Promise(msgspec.Struct, frozen=True, kw_only=True):
-    """One objective: its target in words, what the serving package's evaluation said, what was measured, and whether it is met.
+    """One objective: its target in words, what the serving package's evaluation said, what was measured, and whether it is met now.
 
-    `uncertain`: the target lies inside the 95 % interval. `too few`: there are `rows` of the `minimum_rows` that monitoring needs, in the
-    window that has most.
-    `how` says what the measured value is of.
+    `now` is of `when`, the newest windows with complete outcomes, and decides `met`; `measured` is of the whole life.
+    `uncertain`: the target lies inside the 95 % interval. `too few`: there are `rows` of the `minimum_rows` that monitoring needs.
     """
 
     objective: str
@@ -31,9 +34,10 @@ class Promise(msgspec.Struct, frozen=True, kw_only=True):
     metric: str
     target: str
     expected: float | None
+    now: Estimate | None
     measured: Estimate | None
     met: Met
-    how: str
+    when: str = ""
     rows: int = 0
     minimum_rows: int = 0
 
@@ -48,33 +52,47 @@ class Promise(msgspec.Struct, frozen=True, kw_only=True):
         return state_text("no data", self.rows, self.minimum_rows) if self.met == "too few" else self.met
 
 
-class _Measured(NamedTuple):
-    """An estimate, what it is of, and of how many rows; None where it is measured on the package."""
+class Deliveries(NamedTuple):
+    """What a loop delivered in its whole life and now, with the latencies of now."""
 
-    estimate: Estimate | None
-    how: str
-    rows: int | None
+    life: Delivery
+    now: Delivery
+    newest_latencies: Any
+
+    @property
+    def when(self) -> str:
+        """Which windows are now, "" where none has complete outcomes."""
+        return span_to(self.now.weeks[0].start, self.now.weeks[-1].end) if self.now.weeks else ""
 
 
-def promises(
-    home: Home,
-    loop: str,
-    scope: Scope,
-    weeks: Sequence[WindowTotals],
-    totals: Totals,
-    package: Package | None,
-    *,
-    task: Task,
-    minimum_rows: int,
-) -> list[Promise]:
-    """Every objective of the scope, in its order.
+class Terms(NamedTuple):
+    """What a loop's delivery is measured by."""
 
-    On fewer than `minimum_rows` rows none is met or missed; windows with fewer outcomes do not count, as in monitoring.
-    """
-    latencies = _latencies(home, loop, weeks) if any("latency" in o.metric for o in scope.objectives) else np.zeros(0)
+    loop: str
+    scope: Scope
+    outcome: Outcome
+    minimum_rows: int
+    unit: str = ""
+
+
+def delivered(home: Home, terms: Terms, weeks: Sequence[WindowTotals]) -> Deliveries:
+    """What a loop delivered, by what its objectives need."""
+    names = [o.metric for o in terms.scope.objectives]
+    latency = any("latency" in name for name in names)
+    whole = life(home, terms.loop, terms.outcome, weeks, unit=terms.unit, minimum_rows=terms.minimum_rows, latency=latency)
+    newest = newest_latencies(home, terms.loop, weeks) if latency else np.zeros(0)
+    return Deliveries(whole, now_of(whole, names), newest)
+
+
+def promises(terms: Terms, made: Deliveries, package: Package | None) -> list[Promise]:
+    """Every objective of the scope, in its order. On fewer than the monitor's `minimum_rows` rows none is met or missed."""
+    least, objectives = terms.minimum_rows, terms.scope.objectives
+    names = [o.metric for o in objectives]
+    whole = _Measuring(terms, made.life, made.life, made.life.metrics(names), made.life.latencies, package)
+    newest = _Measuring(terms, made.life, made.now, made.now.metrics(names), made.newest_latencies, package)
     found = []
-    for objective in scope.objectives:
-        measured = _measured(objective.metric, task, weeks, totals, package, latencies, minimum_rows)
+    for objective in objectives:
+        now, rows = newest.of(objective.metric)
         found.append(
             Promise(
                 objective=objective.name,
@@ -84,18 +102,18 @@ def promises(
                 if objective.at_least is not None
                 else f"at most {objective.at_most:g}",
                 expected=_expected(objective.metric, package),
-                measured=measured.estimate,
-                met=_met(objective, measured, minimum_rows),
-                how=measured.how,
-                rows=measured.rows or 0,
-                minimum_rows=minimum_rows,
+                now=now,
+                measured=whole.of(objective.metric)[0],
+                met=_met(objective, now, rows, least),
+                when=made.when,
+                rows=rows or 0,
+                minimum_rows=least,
             )
         )
     return found
 
 
-def _met(objective: Objective, measured: _Measured, minimum_rows: int) -> Met:
-    estimate, _, rows = measured
+def _met(objective: Objective, estimate: Estimate | None, rows: int | None, minimum_rows: int) -> Met:
     if rows is not None and 0 < rows < minimum_rows:
         return "too few"
     if estimate is None or np.isnan(estimate.value):
@@ -108,33 +126,42 @@ def _met(objective: Objective, measured: _Measured, minimum_rows: int) -> Met:
     return "met" if objective.met(estimate.value) else "missed"
 
 
-def _measured(
-    metric: str,
-    task: Task,
-    weeks: Sequence[WindowTotals],
-    totals: Totals,
-    package: Package | None,
-    latencies: Any,
-    minimum_rows: int,
-) -> _Measured:
-    base, _, of = metric.partition(":")
-    known = [w.quality for w in weeks if w.quality is not None and w.quality.with_outcome and w.quality.mature_at is None]
-    qualities = [q for q in known if q.with_outcome >= minimum_rows] or known
-    most = max((q.with_outcome for q in qualities), default=0)
-    if base == "value_per_prediction":
-        n = totals.with_outcome
-        per = Estimate(totals.model.value / n, totals.model.low / n, totals.model.high / n, n) if n else None
-        return _Measured(per, "predictions with an outcome", n)
-    if base in metrics.GAPS:
-        gap, rows = _gap(metrics.rate_of(base, task), of, qualities)
-        return _Measured(gap, "predictions with an outcome, each slice over all windows", min(rows, most))
-    if base.startswith("latency_"):
-        return _Measured(_quantile(latencies, base), "logged predictions", len(latencies))
-    if base in metrics.MEASURES:
-        size = _expected(metric, package)
-        return _Measured(None if size is None else Estimate(size, size, size, 1), "the package that serves", None)
-    mean = averaged([q.metrics[metric] for q in qualities if metric in q.metrics])
-    return _Measured(mean, "predictions with an outcome, mean over windows", most)
+class _Measuring(NamedTuple):
+    """Measures of one delivery: `rows` are its metrics of rows, `latencies` microseconds [N]."""
+
+    terms: Terms
+    life: Delivery
+    delivery: Delivery
+    rows: dict[str, Estimate]
+    latencies: Any
+    package: Package | None
+
+    def of(self, metric: str) -> tuple[Estimate | None, int | None]:
+        """A measure, and of how many rows it is; None where it is measured on the package."""
+        base, _, of = metric.partition(":")
+        qualities = self.delivery.qualities
+        most = max((q.with_outcome for q in qualities), default=0)
+        if base == "value_per_prediction":
+            per = self.delivery.per_prediction
+            return per, 0 if per is None else per.n
+        if base in metrics.GAPS:
+            return self._gap(metrics.rate_of(base, self.terms.outcome.task), of, most)
+        if base.startswith("latency_"):
+            return _quantile(self.latencies, base), len(self.latencies)
+        if base in metrics.MEASURES:
+            size = _expected(metric, self.package)
+            return None if size is None else Estimate(size, size, size, 1), None
+        return self.rows.get(metric), most
+
+    def _gap(self, rate: str, of: str, most: int) -> tuple[Estimate | None, int]:
+        """A gap between slices; of a few more windows where a slice has too few rows in these."""
+        few, newest = len(self.delivery.weeks), self.life.qualities
+        gap, rows = _gap(rate, of, newest[len(newest) - few :])
+        for count in range(few + 1, min(MAX_NOW, len(newest)) + 1):
+            if rows >= self.terms.minimum_rows:
+                break
+            gap, rows = _gap(rate, of, newest[-count:])
+        return gap, min(rows, most)
 
 
 def _gap(rate: str, of: str, qualities: Sequence[Quality]) -> tuple[Estimate | None, int]:
@@ -149,14 +176,6 @@ def _gap(rate: str, of: str, qualities: Sequence[Quality]) -> tuple[Estimate | N
                 by_value.setdefault(value, []).append(measured[rate])
     means = sorted((m for m in map(averaged, by_value.values()) if m is not None), key=lambda m: -m.n)
     return (metrics.between_groups(means), means[1].n) if len(means) > 1 else (None, 0)
-
-
-def _latencies(home: Home, loop: str, weeks: Sequence[WindowTotals]) -> Any:
-    """Latency of every logged prediction of the windows, microseconds [N]."""
-    if not weeks:
-        return np.zeros(0)
-    table = predictions(home, loop, start=weeks[0].start, end=weeks[-1].end, columns=["_latency_us"])
-    return table["_latency_us"].to_numpy()
 
 
 def _quantile(values: Any, metric: str) -> Estimate | None:

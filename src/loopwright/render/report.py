@@ -17,15 +17,24 @@ STYLE = Style(820)
 PAGE = Path(__file__).with_name("report.html")
 _SIGNS = {"met": "✓", "missed": "✗", "uncertain": "?", "too few": ABSENT, "not measured": ABSENT}
 
-PROMISED = ("", "Objective", "Owner", "Promised", "When made", "Measured [95 %]", "Met")
-DELIVERED = ("Measure", "So far")
+PROMISED = ("", "Objective", "Owner", "Promised", "When made", "Now [95 %]", "Whole life [95 %]", "Met now")
+DELIVERED = ("Measure", "Whole life")
 SERVED = ("Since", "Package", "Candidate", "Trained until", "Why")
 
 
 def promised_rows(report: Report) -> list[tuple[str, ...]]:
     """The table of objectives, by column of PROMISED."""
     return [
-        (_SIGNS[p.met], p.objective, p.owner, f"{p.metric} {p.target}", number(p.expected), interval(p.measured), p.met_text)
+        (
+            _SIGNS[p.met],
+            p.objective,
+            p.owner,
+            f"{p.metric} {p.target}",
+            number(p.expected),
+            interval(p.now),
+            interval(p.measured),
+            p.met_text,
+        )
         for p in report.promised
     ]
 
@@ -52,7 +61,22 @@ def delivered_rows(report: Report) -> list[tuple[str, ...]]:
         ("Compute", _compute(t, report.budget)),
         ("Packages in service", f"{len({s.package for s in report.served})}, {count(changes, 'change')}"),
     ]
-    return [*rows, ("Candidates compared", report.verdict)] if report.verdict else rows
+    rows += [("What serves", report.serves)] if report.serves else []
+    rows += [("Newest turn's winner", report.other_winner)] if report.other_winner else []
+    return [*rows, *(("Too few rows to show", few) for few in _small_groups(report))]
+
+
+def _small_groups(report: Report) -> list[str]:
+    """The values of each slice that are too small to be shown by themselves."""
+    return [
+        f"{name}: {', '.join(f'{value} ({rows:,})' for value, rows in values.items())}"
+        for name, values in report.small_groups.items()
+    ]
+
+
+def now_text(report: Report) -> str:
+    """What now means."""
+    return f"Now means the {report.now}." if report.now else "No window has complete outcomes yet."
 
 
 def _compute(totals: Totals, budget: Budget) -> str:
@@ -128,6 +152,7 @@ def markdown(report: Report) -> str:
         f"Period: {_period(report)}. Made {moment(report.made_at)} UTC. Figures in brackets are 95 % intervals.",
         f"**{plain(report.headline)}**",
         "## Promised",
+        now_text(report),
         table(PROMISED, promised_rows(report)),
         "## Delivered",
         table(DELIVERED, delivered_rows(report)),
@@ -176,6 +201,7 @@ def html(report: Report) -> str:
         made=f"{moment(report.made_at)} UTC",
         headline=escape(report.headline),
         tiles=_tiles(report),
+        now=escape(now_text(report)),
         promised=_html_table(PROMISED, promised_rows(report), "promised"),
         delivered=_html_table(DELIVERED, delivered_rows(report), "pairs"),
         charts="\n".join(_figure(*chart) for chart in charts if chart[1])
@@ -191,17 +217,17 @@ def _tiles(report: Report) -> str:
     t = report.totals
     met = sum(p.met == "met" for p in report.promised)
     earned = [
-        ("Over no model", *money(t.model, t.currency).split(" ", 1)),
-        ("Over the simple rule", *money(t.over_heuristic, t.currency, sign=True).split(" ", 1)),
+        ("Over no model, whole life", *money(t.model, t.currency).split(" ", 1)),
+        ("Over the simple rule, whole life", *money(t.over_heuristic, t.currency, sign=True).split(" ", 1)),
     ]
     tiles = [
         (
-            "Objectives met",
+            "Objectives met now",
             f"{met} of {len(report.promised)}",
             f"{sum(not p.settled for p in report.promised)} not settled yet",
         ),
         *(earned if report.earned else []),
-        ("Predictions", f"{report.logged:,}", f"{t.with_outcome:,} with outcome"),
+        ("Predictions, whole life", f"{report.logged:,}", f"{t.with_outcome:,} with outcome"),
     ]
     return "\n".join(
         f'<div class="tile"><span>{escape(name)}</span><strong>{escape(value)}</strong><small>{escape(note)}</small></div>'

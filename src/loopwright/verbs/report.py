@@ -32,7 +32,9 @@ def report(home: Home, loop: str, *, out: Path | None = None) -> ReportFile:
         out: output folder (default: reports/ in home).
     """
     declared = known_loop(home, loop)
-    built = build(home, loop_name=loop, scope=declared.scope, outcome=declared.outcome, monitor=declared.monitor)
+    built = build(
+        home, loop_name=loop, scope=declared.scope, outcome=declared.outcome, monitor=declared.monitor, unit=declared.unit or ""
+    )
     folder = out or home.folder("reports")
     folder.mkdir(parents=True, exist_ok=True)
     text, page = markdown(built), html(built)
