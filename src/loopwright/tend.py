@@ -261,7 +261,7 @@ def _unaccounted(home: Home, loop: Loop, until: datetime, fresh: set[datetime]) 
     due = [
         e.record
         for key, e in newest.items()
-        if e.record.rows
+        if (e.record.with_outcome or e.record.mature_at or (e.record.rows and not loop.outcome.absent))
         and e.record.end <= until
         and (e.record.start in fresh or e.record.end >= since)
         and accounted.get(key, 0) < e.sequence

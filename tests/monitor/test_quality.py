@@ -47,6 +47,7 @@ def joined(
             "_label": score >= 0.5,
             "_truth": pa.array(known, pa.bool_()),
             "_mature": pa.array([True] * n, pa.bool_()),
+            "_stated": pa.array([True] * n, pa.bool_()),
         }
     )
 
@@ -198,6 +199,7 @@ def numbers(n: int, off: float, seed: int = 0) -> pa.Table:
         {
             "_package": ["a"] * n,
             "_mature": [True] * n,
+            "_stated": [True] * n,
             "_arm": ["champion"] * n,
             "_unit": [f"u{i}" for i in range(n)],
             "_score": truth + rng.normal(0, off, n),

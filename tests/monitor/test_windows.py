@@ -233,6 +233,34 @@ def test_drift_triggers_from_so_many_columns_on(world: World) -> None:
     assert "delay" in found.reason
 
 
+def test_drift_waits_for_outcomes_that_are_newer_than_the_training(world: World) -> None:
+    outcome = msgspec.structs.replace(OUTCOME, wait="10d")
+    world.week(0, shift=25.0)
+    found = look(world, Retrain(drift=1, cooldown="0s"), outcome=outcome)
+    assert found.windows[0].state == "drift"
+    assert found.trigger is None, "no decision after the training has its outcome: the same rows would be trained on again"
+    world.week(1, shift=25.0)
+    trigger = look(world, Retrain(drift=1, cooldown="0s"), outcome=outcome).trigger
+    assert trigger is not None
+    assert "the wait is over for 590 decisions after the last training, none of that window" in trigger.reason
+
+
+def test_absence_is_no_label_once_outcomes_stop_to_arrive(world: World) -> None:
+    outcome = msgspec.structs.replace(OUTCOME, absent="false")
+    for number in range(3):
+        given = rows(1000, START + number * WEEK)
+        world.predict(given)
+        late = [(r, d) for r, d in zip(given, truths(given), strict=True) if d > 15 and number < 2]
+        world.tell([r for r, _ in late], [d for _, d in late])
+        world.clock.advance_to(START + (number + 1) * WEEK + WAIT)
+        measured = look(world, outcome=outcome).qualities
+        assert [(q.state, q.with_outcome) for q in measured] == [("ok", 1000) if number < 2 else ("no data", 0)]
+    world.week(3)
+    look(world, outcome=outcome)
+    assert "no-outcomes" in {e.record.key for e in world.home.ledger.find(Alert, loop=LOOP)}
+    assert world.home.ledger.find(Alert, loop=LOOP, key="decay") == []
+
+
 def test_drift_of_unused_columns_triggers_no_retraining_and_no_alert(world: World) -> None:
     world.release(package(world.home, lineage=lineage_without("origin")))
     world.predict([{**r, "origin": "EWR"} for r in rows(1000, START)])

@@ -10,7 +10,19 @@ from tests.develop.flights import table
 from loopwright.base.arrays import Array
 from loopwright.base.errors import ExamplesRefused
 from loopwright.records.declarations import GroupSplit, StratifiedSplit, TimeSplit
-from loopwright.tasks.split import EMBARGO, LATE, SHARED, divide, divide_again, draws, fifth, overlap, trained_on, validates
+from loopwright.tasks.split import (
+    EMBARGO,
+    INCOMPLETE,
+    LATE,
+    SHARED,
+    divide,
+    divide_again,
+    draws,
+    fifth,
+    overlap,
+    trained_on,
+    validates,
+)
 
 DAY = timedelta(days=1)
 START = datetime(2013, 1, 1, tzinfo=UTC)
@@ -63,10 +75,30 @@ def test_an_outcome_that_came_after_the_boundary_is_not_trained_on() -> None:
     assert partition.boundary is not None
     assert max(known) <= partition.boundary
     # Of the days 60 to 69 five came late; day 69.5 is beyond the boundary (day 69), day 68.5 is not.
-    assert partition.left_out == {LATE: 5}
+    # The four even days from 62 on were known, but alone they are no sample of those days.
+    assert partition.left_out == {LATE: 5, INCOMPLETE: 4}
     kept, _, partition = divide(rows, TimeSplit(validation="30d", late_outcomes="train"), seed=0)
     assert len(kept) == 70
     assert partition.left_out == {}
+
+
+def test_training_rows_of_incomplete_days_do_not_outnumber_the_others() -> None:
+    """Positives are known at once, negatives after a week: of the last week before the boundary only positives were trained on."""
+    decided, label = [float(d) / 10 for d in range(1000)], [bool(i % 4 == 0) for i in range(1000)]
+    rows = examples(decided, label, known=[d + (0.0 if yes else 7.0) for d, yes in zip(decided, label, strict=True)])
+    training, _, partition = divide(rows, TimeSplit(validation="30d"), seed=0)
+    share = np.mean([label[i] for i in training])
+    assert share == pytest.approx(0.25, abs=0.005)
+    assert max(days(rows, training)) == pytest.approx(62.9, abs=1.0)
+    assert partition.left_out[INCOMPLETE] == pytest.approx(17, abs=3)
+    assert set(partition.overlap.values()) == {0}
+
+
+def test_one_outcome_that_came_very_late_leaves_out_nothing_else() -> None:
+    decided = [float(d) / 10 for d in range(1000)]
+    rows = examples(decided, thirds(1000), known=[d + (90.0 if d == 20.0 else 0.0) for d in decided])
+    _, _, partition = divide(rows, TimeSplit(validation="30d"), seed=0)
+    assert partition.left_out == {LATE: 1}
 
 
 def test_outcomes_delivered_all_at_once_are_refused_with_what_to_write() -> None:

@@ -71,6 +71,7 @@ def quality(
         minimum_rows=minimum_rows,
         mature_at=mature_at,
         small_groups=metrics.small_groups(parts, SLICE_ROWS),
+        arrived=pc.sum(joined["_stated"]).as_py() or 0,
         decay=check,
         decay_by_package=checks.by_package(by_package, check) if checks is not None else {},
     )

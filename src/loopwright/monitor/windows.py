@@ -35,7 +35,7 @@ from loopwright.records.releases import CHAMPION, ReleaseState
 from loopwright.records.turns import Turn
 from loopwright.records.windows import Alert, DecayCheck, Quality, Trigger, Window
 from loopwright.stores.home import Home
-from loopwright.stores.outcomes.labelled import with_truth
+from loopwright.stores.outcomes.labelled import with_truth, without_absent
 from loopwright.stores.packages.probe import Probed, open_probed
 from loopwright.stores.prediction_log.read import first_at, predictions
 from loopwright.stores.windows import newest_ended
@@ -255,9 +255,18 @@ class _Watcher:
     def _joined(self, start: datetime, end: datetime) -> pa.Table:
         """The predictions of [start, end) with their truth as known now."""
         if self._at_once is None or start < self._at_once[0]:
-            return with_truth(self.home, self.loop, self.outcome, start=start, end=end, known_at=self.until)
-        _, joined, at = self._at_once
-        return joined.filter(pa.array((at >= microseconds(start)) & (at < microseconds(end))))
+            joined = with_truth(self.home, self.loop, self.outcome, start=start, end=end, known_at=self.until)
+        else:
+            _, joined, at = self._at_once
+            joined = joined.filter(pa.array((at >= microseconds(start)) & (at < microseconds(end))))
+        if self.outcome.absent is None:
+            return joined
+        earlier = [(q.arrived, q.with_outcome) for q in self._earlier(start) if q.arrived is not None and q.with_outcome]
+        return without_absent(joined, earlier)
+
+    def _earlier(self, start: datetime) -> list[Quality]:
+        """The newest quality of the windows before, oldest first."""
+        return [self._judged[earlier] for earlier in sorted(self._judged) if earlier < start][-MAX_HISTORY:]
 
     def _quality(self, joined: pa.Table, start: datetime, end: datetime) -> Quality:
         packages = {digest: package for digest in packages_of(joined) if (package := self.package(digest)) is not None}
@@ -274,7 +283,7 @@ class _Watcher:
                 self.retrain.decay_metric,
                 self.retrain.decay,
                 decay_level(duration(self.monitor.every)),
-                [self._judged[earlier] for earlier in sorted(self._judged) if earlier < start][-MAX_HISTORY:],
+                self._earlier(start),
             ),
             minimum_rows=self.monitor.minimum_rows,
             unit=self.unit,
@@ -362,11 +371,21 @@ class _Watcher:
             return None
         if self.serving is None or newest.reference != self.serving.digest:
             return None
+        since, mature = self._mature_since(self.serving.manifest.training.last), self._mature_since(newest.start)
+        if not since:
+            return None
+        of_drift = f"{count(mature, 'decision')} since its start" if mature else "none of that window"
         return Trigger(
             cause="drift",
-            reason=f"{_columns(newest.drifted)} in the window to {newest.end:%Y-%m-%d}: {', '.join(newest.drifted)}",
+            reason=f"{_columns(newest.drifted)} in the window to {newest.end:%Y-%m-%d}: {', '.join(newest.drifted)}; "
+            f"the wait is over for {count(since, 'decision')} after the last training, {of_drift}",
             evidence=[newest.start.isoformat()],
         )
+
+    def _mature_since(self, start: datetime) -> int:
+        """Number of decisions after `start` whose wait for an outcome is over, so that a model can learn from them."""
+        end = self.until - self.wait
+        return len(predictions(self.home, self.loop, start=start, end=end, columns=["_at"])) if start < end else 0
 
     def _schedule(self, newest: Window, last: datetime) -> Trigger | None:
         """The schedule rests while nobody asks: there is nothing new to learn from. Rows too few to judge drift are something."""

@@ -164,7 +164,7 @@ class Quality(Record, frozen=True, kw_only=True):
     Measured are predictions whose wait is over. `mature_at`: when it is for all of them; None where it is now. Until then the window is
     provisional, and its state `no data`. `by_arm` has the metrics of each arm (name) where several answered,
     `small_groups` by slice the rows of values with too few of them to be in `slices`. `decay` is what the state rests on, of all rows and
-    by package.
+    by package. `arrived` counts predictions with an outcome that arrived; the labels of others are those of its absence.
     """
 
     kind: ClassVar[str] = "quality"
@@ -183,6 +183,7 @@ class Quality(Record, frozen=True, kw_only=True):
     small_groups: dict[str, dict[str, int]] = {}
     decay: DecayCheck | None = None
     decay_by_package: dict[str, DecayCheck] = {}
+    arrived: int | None = None
 
     @property
     def state_text(self) -> str:

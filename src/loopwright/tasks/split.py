@@ -5,7 +5,10 @@ time     the newest decisions validate: those of the declared duration, and wher
          boundary are left out of both, and so are training
          rows whose outcome became known only after the boundary: a model trained at that moment could not have learnt from them, and
          their labels may describe events of the validation period (purging; López de Prado 2018, Advances in
-         Financial Machine Learning, 7.4.1). Nothing is left out behind the boundary: training never follows validation
+         Financial Machine Learning, 7.4.1). Left out with them are the rows decided at the same time whose outcome was known by
+         then: alone they are those of the label that becomes known sooner. So training keeps complete cohorts, as a turn at the
+         boundary would have (an embargo as long as outcomes take there). Nothing is left out behind the boundary: training never
+         follows validation
 group    the groups with the smallest hashes validate: whole groups, never parts of them
 stratum  of each stratum the rows with the smallest hashes validate: the same share of each
 
@@ -43,6 +46,9 @@ STRATA = 5
 
 _LINES = 65_536
 EMBARGO, LATE, SHARED = "in the embargo", "outcome known only after the boundary", "outcome shared with validation"
+INCOMPLETE = "outcomes of other rows of the time known only after the boundary"
+MAX_LATE_SHARE = 0.01
+"""At most so many of the rows that could train may be left out alone, because their outcome came late, and not with their cohort."""
 
 Split = TimeSplit | GroupSplit | StratifiedSplit
 
@@ -192,7 +198,9 @@ def _divide(examples: pa.Table, split: Split, seed: int, purpose: str, boundary:
         left_out[EMBARGO] = ~judged & ~fitted
         if split.late_outcomes == "leave out":
             left_out[LATE] = fitted & (_known(examples) > boundary)
-            fitted &= ~left_out[LATE]
+            judged_alone = _incomplete(decided, fitted, left_out[LATE]) & examples.column("_label").is_valid().to_numpy()
+            left_out[INCOMPLETE] = fitted & judged_alone & ~left_out[LATE]
+            fitted &= ~(left_out[LATE] | left_out[INCOMPLETE])
     else:
         edges = _edges(examples.column("_label")) if isinstance(split, StratifiedSplit) else []
         draw, stratum, names = _draw(examples, split, seed, purpose, edges)
@@ -216,6 +224,15 @@ def _divide(examples: pa.Table, split: Split, seed: int, purpose: str, boundary:
         edges=edges,
     )
     return Divided(training, validation, partition)
+
+
+def _incomplete(decided: Array, fitted: Array, late: Array) -> Array:
+    """Rows [N] (bool) decided since a moment from which more than MAX_LATE_SHARE of all rows so far are late."""
+    rows = np.flatnonzero(fitted)
+    rows = rows[np.argsort(decided[rows], kind="stable")]
+    complete = np.flatnonzero(late[rows].cumsum() <= MAX_LATE_SHARE * np.arange(1, len(rows) + 1))
+    first = complete[-1] + 1 if len(complete) else 0
+    return decided >= decided[rows[first]] if first < len(rows) else np.zeros(len(decided), dtype=np.bool_)
 
 
 def _share(split: Split) -> float:

@@ -54,6 +54,15 @@ def test_nothing_doubtful_is_left_alone() -> None:
     assert look() == {}
 
 
+def test_outcomes_that_are_known_later_than_a_decision_waits() -> None:
+    late = Outcome(Table("returns", RETURNS.columns, ["order"], "at", known_after="40d"), "true")
+    assert dict(doubts(requests(), (), (), late, used=()))["table returns"].startswith(
+        "an outcome is known 40d after it happened"
+    )
+    waited = Outcome(late.table, "true", wait="40d")
+    assert doubts(requests(), (), (), waited, used=()) == []
+
+
 def test_a_request_that_is_known_after_its_decision() -> None:
     assert "become known 2h after the decision (known_after)" in look(requests(known_after="2h"))["table orders"]
     late = [START + timedelta(hours=i + (5 if i % 4 == 0 else 0)) for i in range(N)]

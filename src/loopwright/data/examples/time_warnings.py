@@ -72,7 +72,7 @@ def doubts(
         found += _never(c.table, c.lag, c.max_age, "older than max_age", f"context {', '.join(c.wanted)}")
     for a in aggregates:
         found += _never(a.table, a.lag, a.window, "before its window", f"aggregate {a.name}")
-    found += _of_label(requests, context, outcome, used)
+    found += _of_label(requests, context, outcome, used) + _too_late(outcome)
     if examples is not None:
         joined = [n for c in context for n in c.wanted] + [
             a.name for a in aggregates if a.function not in ("count", "distinct")
@@ -149,6 +149,15 @@ def _of_columns(requests: Table, joined: Sequence[str], examples: pa.Table, used
             why = f"in {same / rows:.1%} of the examples it is the very moment at which the outcome became known"
             found.append((f"column {name}", f"{why}: it was not known at the decision"))
     return found
+
+
+def _too_late(outcome: Outcome) -> list[tuple[str, str]]:
+    """Outcomes that become known only when nobody waits for them any more."""
+    after = outcome.table.known_after
+    if duration(after) <= duration(outcome.wait):
+        return []
+    why = f"an outcome is known {after} after it happened (known_after), and a decision waits for it no longer than {outcome.wait}"
+    return [(f"table {outcome.table.name}", f"{why} (wait): none counts that names no prediction; declare a longer `wait`")]
 
 
 def _at_once(outcome: Outcome, examples: pa.Table) -> list[tuple[str, str]]:

@@ -99,8 +99,9 @@ def join(
     known_by: datetime,
     others: Callable[[], pa.Table] | None = None,
 ) -> pa.Table:
-    """`predictions` [N rows, same order] with `_truth` (the label, null while pending) and `_known_at` (when it became known).
+    """`predictions` [N rows, same order] with `_truth` (the label, null while pending), `_known_at` (when it became known) and `_stated`.
 
+    `_stated`: whether an outcome arrived; else the label, if there is one, is that of its absence.
     `predictions` needs `_id`, `_unit` and `_at`, or `_decided` and `_event` (see `decided`); `outcomes` is as `outcomes` returns it; only what was
     known at `known_by` counts. `others` reads what else was decided about the units (`_unit`, `_decided`, `_event`): it is called where a
     unit has several outcomes. The label's type is that of the task (see `tasks.label`). Raises DeclarationInvalid when it cannot be
@@ -109,7 +110,8 @@ def join(
     known = outcomes.filter(pc.field("_known_at") <= pa.scalar(known_by, _TIME))
     asked = predictions if "_decided" in predictions.column_names else decided(home, predictions)
     matched = _matched(home, asked, known, outcome, known_by, others)
-    return predictions.append_column("_truth", matched["truth"]).append_column("_known_at", matched["known"])
+    joined = predictions.append_column("_truth", matched["truth"]).append_column("_known_at", matched["known"])
+    return joined.append_column("_stated", pc.is_valid(matched["place"]))
 
 
 def _matched(

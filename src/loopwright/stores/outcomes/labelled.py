@@ -1,6 +1,7 @@
 """Predictions with their truth: the one join that monitoring, accounting and reports start from."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
@@ -23,7 +24,7 @@ EARLY = timedelta(days=1)
 
 
 def with_truth(home: Home, loop: str, outcome: Outcome, *, start: datetime, end: datetime, known_at: datetime) -> pa.Table:
-    """The predictions of [start, end) with `_mature`, `_truth` (the label, null while unknown) and `_known_at`, as known at `known_at`.
+    """The predictions of [start, end) with `_mature`, and `_truth` (the label), `_known_at` and `_stated` of `join`, as known at `known_at`.
 
     A prediction is mature when the wait for its outcome is over. Before, it has no truth: among those whose outcome is known already
     the labels that are known soonest are too many. One row per prediction, the columns of
@@ -39,7 +40,7 @@ def with_truth(home: Home, loop: str, outcome: Outcome, *, start: datetime, end:
     joined = join(home, asked, known, outcome, known_by=known_at, others=others)
     mature = pc.less_equal(joined["_decided"], pa.scalar(known_at - duration(outcome.wait), pa.timestamp("us", tz="UTC")))
     rows = pc.if_else(mature, pa.array(range(joined.num_rows), pa.int64()), None)
-    for name in ("_truth", "_known_at"):
+    for name in ("_truth", "_known_at", "_stated"):
         joined = joined.set_column(joined.column_names.index(name), name, joined[name].take(rows))
     return joined.append_column("_mature", mature)
 
@@ -47,6 +48,31 @@ def with_truth(home: Home, loop: str, outcome: Outcome, *, start: datetime, end:
 def matures(joined: pa.Table, end: datetime, outcome: Outcome) -> datetime | None:
     """When the wait is over for all predictions of a window that ends at `end`; None where it is."""
     return None if pc.all(joined["_mature"]).as_py() in (True, None) else end + duration(outcome.wait)
+
+
+def without_absent(joined: pa.Table, earlier: Sequence[tuple[int, int]]) -> pa.Table:
+    """Predictions of a window without their truth, where outcomes have stopped to arrive and absence means nothing.
+
+    `earlier`: of windows before, how many outcomes arrived, for how many predictions. They have stopped where at most a quarter of what
+    those let expect arrived, by chance (Poisson) in less than one of a thousand windows.
+    """
+    rows, arrived = (pc.sum(column).as_py() or 0 for column in (joined["_mature"], joined["_stated"]))
+    before, of = (sum(counts) for counts in zip(*earlier, strict=True)) if earlier else (0, 0)
+    expected = rows * before / max(of, 1)
+    if arrived > expected / 4 or not expected or _poisson(arrived, expected) >= _SELDOM:
+        return joined
+    for name in ("_truth", "_known_at"):
+        joined = joined.set_column(joined.column_names.index(name), name, pa.nulls(joined.num_rows, joined[name].type))
+    return joined
+
+
+_SELDOM = 0.001
+
+
+def _poisson(most: int, expected: float) -> float:
+    """The chance of at most so many."""
+    logs = (i * math.log(expected) - expected - math.lgamma(i + 1) for i in range(most + 1))
+    return math.fsum(map(math.exp, logs))
 
 
 class Known(NamedTuple):
