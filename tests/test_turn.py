@@ -432,7 +432,7 @@ def declared_otherwise(loop: Loop) -> Loop:
         loop,
         scope=scope,
         requests=msgspec.structs.replace(loop.requests, description="orders of all shops", ignore=["*"]),
-        monitor=Monitor(every="1d", psi=0.5),
+        monitor=Monitor(every="1d", false_alarms_per_year=0.5),
         retrain=msgspec.structs.replace(loop.retrain, every="3d", drift=1),  # another window is other examples
     )
     return changed

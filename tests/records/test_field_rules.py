@@ -108,7 +108,7 @@ TRAINS_AGAIN = {
 TRAINS_NOTHING = {
     "Budget": "usd_per_month usd_per_hour",
     "Loop": "monitor retrain",
-    "Monitor": "every psi jensen_shannon minimum_rows",
+    "Monitor": "every false_alarms_per_year psi jensen_shannon minimum_rows",
     "Objective": "owner",
     "Retrain": "every drift decay decay_metric cooldown window",
     "Scope": "problem horizon",

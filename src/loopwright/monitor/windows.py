@@ -23,10 +23,11 @@ from loopwright.base.text import count, interval, number, spaced
 from loopwright.graph.columns import arrow_feed
 from loopwright.graph.session import Graph
 from loopwright.monitor import alerts
-from loopwright.monitor.baseline import drift_baseline
 from loopwright.monitor.decay import Decay, decay_level
+from loopwright.monitor.drift.baseline import derived_features, drift_baseline
+from loopwright.monitor.drift.impact import Impact
 from loopwright.monitor.fleet import Fleets
-from loopwright.monitor.inputs import packages_of, rows_by_arm, watched_columns, window
+from loopwright.monitor.inputs import DriftContext, packages_of, rows_by_arm, watched_columns, window
 from loopwright.monitor.quality import quality
 from loopwright.records.attempts import Attempts
 from loopwright.records.declarations import Monitor, Outcome, Retrain, duration
@@ -51,6 +52,9 @@ MAX_HISTORY = 60
 
 AT_ONCE_ROWS = 300_000
 """So many predictions of earlier windows are read together with those of the new one; more are read window by window."""
+
+PREVIOUS = 8
+"""So many windows back a column may last have been as usual."""
 
 EARLY = "early-windows"
 """Key of the alert that windows were closed while the clock was ahead."""
@@ -206,9 +210,17 @@ class _Watcher:
         arms = rows_by_arm(joined)
         champions = arms.get(CHAMPION)
         package = self.fleets.whole(self.package(self.fleets.main(joined if champions is None else champions)))
-        known = drift_baseline(self.home, self.loop, package, self.monitor) if package is not None else {}
-        found = window(joined, package, self.monitor, start, end, known, champions)
+        context = DriftContext() if package is None else self._context(package, joined if champions is None else champions, start)
+        found = window(joined, package, self.monitor, start, end, context, champions)
         return msgspec.structs.replace(found, arms={name: self._window(rows, start, end) for name, rows in arms.items()})
+
+    def _context(self, package: Probed, rows: pa.Table, start: datetime) -> DriftContext:
+        """What the window from `start` is compared with."""
+        known = drift_baseline(self.home, self.loop, package, self.monitor)
+        features = {n: v[0] for n, v in derived_features(package, [rows]).items()} if known.features else {}
+        before = self.home.ledger.find(Window, loop=self.loop, limit=PREVIOUS)
+        previous = [e.record for e in before if e.record.end <= start]
+        return DriftContext(known, previous, features, Impact(package, rows))
 
     def revise(self, *, skip: set[datetime]) -> list[Quality]:
         """Measure again each provisional window whose wait is over, and each since then for which outcomes came, or changed."""
@@ -398,11 +410,8 @@ class _Watcher:
     def _alerts(self, measured_window: Window, measured: Quality) -> list[Alert]:
         """Raise and close the alerts that one window calls for."""
         day = f"the window from {measured_window.start:%Y-%m-%d %H:%M} to {measured_window.end:%Y-%m-%d %H:%M} UTC"
-        top = ", ".join(
-            f"{c.column} (PSI {c.psi:.2f}, usual {c.baseline:.2f})"
-            for c in measured_window.columns
-            if c.column in measured_window.drifted and c.psi is not None
-        )
+        columns = {c.column: c for c in measured_window.columns}
+        top = ", ".join(columns[name].text for name in measured_window.drifted)
         raised = [
             self._alert("no-data", not measured_window.rows, "critical", "No predictions arrive", f"none in {day}"),
             self._alert(

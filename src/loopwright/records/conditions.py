@@ -129,7 +129,7 @@ def _inputs(window: Window) -> str:
     if window.state == "no data":
         return window.state_text.replace("no data", "too few to judge") if window.rows else "no predictions"
     drifted = f", drifted: {', '.join(window.drifted)}" if window.drifted else ""
-    noted = f"; moved, but no feature uses it: {', '.join(window.noted)}" if window.noted else ""
+    noted = f"; moved, but hardly moves an answer: {', '.join(window.noted)}" if window.noted else ""
     return f"inputs {window.state}{drifted}{noted}"
 
 

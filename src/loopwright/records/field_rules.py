@@ -257,6 +257,7 @@ RULES: dict[str, Rule] = {
     "Release.deadline_ms": Number(1, 600_000),
     "Monitor.every": Duration("1m"),
     "Monitor.psi": _POSITIVE,
+    "Monitor.false_alarms_per_year": _POSITIVE,
     "Monitor.jensen_shannon": _POSITIVE,
     "Monitor.minimum_rows": _ROWS,
     "Retrain.every": Duration("1m"),

@@ -12,6 +12,9 @@ from loopwright.records.evaluation import Estimate
 
 State = Literal["ok", "watch", "drift", "no data"]
 
+LEAST_IMPACT = 0.05
+"""A column that changes answers by less, as a share of the usual difference of two answers, may drift without harm."""
+
 _UNITS = (("week", 604_800), ("day", 86_400), ("hour", 3600), ("minute", 60), ("second", 1))
 
 
@@ -35,11 +38,23 @@ def span_to(start: datetime, end: datetime) -> str:
     return f"{unit if number == 1 else count(number, unit)} to {edge(end, end - start)}"
 
 
-class ColumnWindow(msgspec.Struct, frozen=True, kw_only=True):
-    """One column against the package's reference. Shares are of rows; psi and jensen_shannon are effect sizes (NaN as null).
+class Finding(msgspec.Struct, frozen=True, kw_only=True):
+    """A measure of a column that moved beyond its limits `low` to `high`; `text` says it to a person."""
 
-    `baseline` is the usual PSI between windows of the training history; only PSI above it counts as drift.
-    A column that is not `used` reaches no feature of the model: how it moves is a note, and changes no state of the window.
+    measure: str
+    value: float
+    low: float
+    high: float
+    text: str
+
+
+class ColumnWindow(msgspec.Struct, frozen=True, kw_only=True):
+    """One column, feature or answer against the package's reference. Shares are of rows; NaN as null.
+
+    `psi`, `jensen_shannon` and `wasserstein` are effect sizes. `moved` is how far its most moved measure went, as a multiple of
+    what counts as drift, `findings` all that went further than 1, `measures` every measure on its scale of comparison.
+    A column that is not `used` reaches no feature of the model, and one whose `impact` is small hardly moves its answers: drift in
+    it is a note, and changes no state of the window.
     """
 
     column: str
@@ -53,13 +68,22 @@ class ColumnWindow(msgspec.Struct, frozen=True, kw_only=True):
     new_category: float
     mean: float | None
     mean_reference: float | None
-    baseline: float = 0.0
+    wasserstein: float | None = None
+    moved: float = 0.0
+    findings: list[Finding] = []
+    measures: dict[str, float] = {}
+    impact: float | None = None
     used: bool = True
 
     @property
-    def beyond(self) -> float:
-        """PSI above the usual one of the column; 0 where it was not measured."""
-        return max(0.0, self.psi - self.baseline) if self.psi is not None else 0.0
+    def matters(self) -> bool:
+        """Whether its drift is drift of the window: it reaches the model, and moves the answers."""
+        return self.used and (self.impact is None or self.impact >= LEAST_IMPACT)
+
+    @property
+    def text(self) -> str:
+        """The column with what moved most, for a person."""
+        return f"{self.column} ({self.findings[0].text})" if self.findings else f"{self.column} (PSI {self.psi or 0:.2f})"
 
 
 class Window(Record, frozen=True, kw_only=True):
@@ -67,7 +91,7 @@ class Window(Record, frozen=True, kw_only=True):
 
     `arms` has one window per arm (name), against the package of that arm, where several answered; then the state of the
     outputs here is the champion's. `skipped` maps columns not watched for drift to the reason. Below `minimum_rows` rows the state is
-    `no data`, and `said` gives the reason.
+    `no data`.
     """
 
     kind: ClassVar[str] = "window"
@@ -92,8 +116,8 @@ class Window(Record, frozen=True, kw_only=True):
 
     @property
     def noted(self) -> list[str]:
-        """Columns that moved and that no feature uses: worth a note, and no reason to retrain."""
-        return [c.column for c in self.columns if not c.used and c.state == "drift"]
+        """Columns that moved and hardly move an answer, or reach no feature: worth a note, and no reason to retrain."""
+        return [c.column for c in self.columns if not c.matters and c.state == "drift"]
 
 
 def state_text(state: str, rows: int, minimum_rows: int) -> str:

@@ -99,7 +99,7 @@ def drift_chart(windows: Sequence[Window], style: Style) -> str:
     """The state of each column that reaches the model by window, the largest drift on top; SVG, empty without measurements."""
     worst: dict[str, float] = {}
     for column in (c for w in windows for c in w.columns if c.used):
-        worst[column.column] = max(worst.get(column.column, 0.0), column.beyond)
+        worst[column.column] = max(worst.get(column.column, 0.0), column.moved)
     if not worst:
         return ""
     shown = sorted(worst, key=lambda c: (-worst[c], c))[:MAX_COLUMNS]

@@ -20,7 +20,7 @@ from loopwright.verbs.loop_file import loop_with_code
 
 
 class Week(msgspec.Struct, frozen=True, kw_only=True):
-    """One monitoring window of a replay; `psi` is the largest above the usual one of its column. Values are in the scope's currency, over no model; metrics over known outcomes.
+    """One monitoring window of a replay; `moved` is how far the most moved column went, as a multiple of what counts as drift. Values are in the scope's currency, over no model; metrics over known outcomes.
 
     `metric` is null while the window is `provisional`: until the wait for outcomes is over, those that come late are missing.
     """
@@ -30,7 +30,7 @@ class Week(msgspec.Struct, frozen=True, kw_only=True):
     rows: int
     state: str
     drifted: list[str]
-    psi: float
+    moved: float
     metric: Estimate
     provisional: bool
     metric_never: float
@@ -139,7 +139,7 @@ def _week(room: Any, compared: PolicyComparison, run: ReplayRun, money: dict[str
         rows=lap.rows,
         state=lap.window.state if lap.window else "open",
         drifted=lap.window.drifted if lap.window else [],
-        psi=max((c.beyond for c in lap.window.columns if c.used), default=0.0) if lap.window else float("nan"),
+        moved=max((c.moved for c in lap.window.columns if c.matters), default=0.0) if lap.window else float("nan"),
         metric=lap.quality.metrics.get(run.metric, NOTHING) if lap.quality and not provisional else NOTHING,
         provisional=provisional,
         metric_never=room.metric_of(compared, run.metric, "never", index),

@@ -19,14 +19,14 @@ def drift(value: DriftReport) -> RenderableType:
     rows = []
     for window in value.windows:
         found = quality.get(window.start)
-        worst = max((c for c in window.columns if c.used and c.psi is not None), key=lambda c: c.beyond, default=None)
+        worst = max((c for c in window.columns if c.matters), key=lambda c: c.moved, default=None)
         rows.append(
             [
                 edge(window.start, window.end - window.start),
                 window.rows,
                 state(window.state_text),
-                f"{worst.beyond:.3f} {worst.column}" if worst else None,
-                [*window.drifted, *(f"({name}: unused)" for name in window.noted)],
+                f"{worst.moved:.1f} × {worst.column}" if worst and worst.moved else None,
+                [*window.drifted, *(f"({name}: noted)" for name in window.noted)],
                 state(found.state_text) if found else None,
                 found.metrics.get(metric) if found else None,
                 found.decay.since_release.text if found and found.decay else None,
@@ -37,7 +37,7 @@ def drift(value: DriftReport) -> RenderableType:
         "from",
         "rows",
         "inputs",
-        "PSI beyond usual",
+        "moved, × limit",
         "drifted",
         "quality",
         metric.replace("_", " ") or "metric",

@@ -19,7 +19,7 @@ def replayed(value: Replayed) -> RenderableType:
             edge(w.start, w.end - w.start),
             w.rows,
             state(w.state),
-            number(w.psi),
+            number(w.moved),
             "provisional" if w.provisional else interval(w.metric),
             number(w.metric_never),
             number(w.metric_heuristic),
@@ -29,7 +29,7 @@ def replayed(value: Replayed) -> RenderableType:
         ]
         for w in value.weeks
     ]
-    columns = ["from", "rows", "inputs", "PSI beyond usual", metric, "never", "heuristic", "package"]
+    columns = ["from", "rows", "inputs", "moved, × limit", metric, "never", "heuristic", "package"]
     columns += [*([value.currency] if value.valued else []), ""]
     money: RenderableType = table(
         ["", f"value in {value.currency} over no model", f"the loop earns more by {value.currency}"],
@@ -45,7 +45,7 @@ def replayed(value: Replayed) -> RenderableType:
     )
     return Group(
         heading(value.loop),
-        table(columns, rows, right=["rows", "PSI beyond usual", "never", "heuristic", value.currency]),
+        table(columns, rows, right=["rows", "moved, × limit", "never", "heuristic", value.currency]),
         money if value.valued else Text("no value table is declared, so nobody knows what it is worth"),
         Text(end),
     )

@@ -23,8 +23,7 @@ def pace(moments: pa.ChunkedArray | None, columns: int) -> Pace:
     """Propose window, trigger and cooldown for a loop of so many features, from the moments [N] of the decisions (None: unknown).
 
     A window is the shortest of WINDOWS that holds enough rows to judge drift, at the rate of the newer half of the file; its
-    `minimum_rows` is half of what it should hold. Where even the longest holds few, the PSI limit is larger: by chance alone PSI is
-    about 6 / rows (see `monitor.drift`; 20 bins). The longest time between retrainings is 1.5 times the file's span.
+    `minimum_rows` is half of what it should hold. The longest time between retrainings is 1.5 times the file's span.
     """
     drifted = min(3, 1 + columns // 2)
     if moments is None:
@@ -36,12 +35,11 @@ def pace(moments: pa.ChunkedArray | None, columns: int) -> Pace:
     a_day = newer / (span / 2)
     days = next((d for d in WINDOWS if a_day * d >= ENOUGH_ROWS), WINDOWS[-1])
     least = max(MIN_ROWS, min(MAX_MINIMUM, int(a_day * days / 2)))
-    psi = f", psi={20 / least:.2g}" if 20 / least > 0.25 else ""
     again = max(3 * days, min(90, int(span / 2)))
     return Pace(
         f"By the newer half of the file {_rate(a_day)} come: a window of {days}d holds about {a_day * days:,.0f} rows.",
         f"{days}d",
-        f'every="{days}d", minimum_rows={least}{psi}',
+        f'every="{days}d", minimum_rows={least}',
         f'every="{again}d", drift={drifted}, decay=0.1, cooldown="{2 * days}d"',
     )
 

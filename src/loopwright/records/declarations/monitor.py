@@ -4,12 +4,13 @@ from loopwright.records.declarations.declaration import Declaration
 
 
 class Monitor(Declaration, frozen=True, kw_only=True):
-    """What is monitored. Thresholds are effect sizes, not significance levels.
+    """What is monitored.
 
     Attributes:
         every: Length of a window.
-        psi: Population stability index of a column from which it has drifted.
-        jensen_shannon: Jensen-Shannon distance of a column from which it has drifted.
+        false_alarms_per_year: How many alarms of drift a year without drift may give, over all columns and windows together.
+        psi: Population stability index of a column from which it has drifted, where no training history tells what is usual.
+        jensen_shannon: Jensen-Shannon distance that it must reach as well.
         minimum_rows: Minimum rows of a window; with fewer its state is "no data".
 
     Example:
@@ -17,6 +18,7 @@ class Monitor(Declaration, frozen=True, kw_only=True):
     """
 
     every: str = "7d"
+    false_alarms_per_year: float = 1.0
     psi: float = 0.25
     jensen_shannon: float = 0.1
     minimum_rows: int = 500

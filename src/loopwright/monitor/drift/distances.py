@@ -1,6 +1,6 @@
-"""Drift: how far a column's distribution has moved from the package's reference, as an effect size.
+"""How far a column's distribution is from the package's reference: effect sizes, shown with every window.
 
-Two measures over the same bins, counts `reference` [B] and `current` [B]:
+Over the same bins, counts `reference` [B] and `current` [B]:
 
 - PSI, the population stability index: the symmetrised Kullback-Leibler divergence, in nats (Lewis 1994, An introduction
   to credit scoring; Yurdakul 2018, Statistical properties of population stability index). 0.25 is the usual alarm.
@@ -10,8 +10,14 @@ Both are biased upwards in small samples. Where nothing moved, PSI times nm/(n+m
 of freedom (Yurdakul 2018), so its expectation is (B - 1)(1/n + 1/m), and that of the divergence in bits an 8 ln 2-th of
 it. That expectation is taken off. Assumptions: rows are independent, and bins are not nearly empty (see `bins`).
 
-A column drifts when *both* measures say so: PSI is the effect size that people know, but a rare value that appears can
-blow it up; the distance is bounded and holds it back. `watch` is half of both thresholds.
+Both saturate: beyond the range of the reference all is in the last bin. The third does not:
+
+- Wasserstein distance: by how many reference deviations quantiles moved on average (Kantorovich 1942; Ramdas, Garcia
+  Trillos and Cuturi 2017).
+
+They judge alone where there is no history to know what is usual: then a column drifts when PSI *and* Jensen-Shannon
+distance reach their thresholds. PSI is the effect size that people know, but a rare value that appears can blow it up; the
+distance is bounded and holds it back. `watch` is half of both thresholds.
 """
 
 import math
@@ -23,13 +29,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from loopwright.graph.columns import numbers
+from loopwright.monitor.drift.measures import Cuts, quantiles
 from loopwright.records.package import Histogram
-from loopwright.records.windows import State
 
 Array = np.ndarray[Any, Any]
 
 MIN_EXPECTED = 5.0
 """Categories expected fewer times than this in the window are counted together (Cochran 1954)."""
+
+QUANTILES = 200
+"""So many quantiles are compared by the Wasserstein distance."""
 
 _EIGHT_LN_2 = 8 * math.log(2)
 _PRIOR = 0.5  # added to every bin (Krichevsky and Trofimov 1981), so that an empty one is rare and not impossible
@@ -59,10 +68,21 @@ def jensen_shannon(reference: Array, current: Array) -> float:
     return math.sqrt(max(0.0, divergence))
 
 
-def state_of(psi: float, jensen_shannon: float, *, psi_at: float, jensen_shannon_at: float) -> State:
-    """`drift` when both measures reach their threshold, `watch` when both reach half of it, else `ok`."""
-    reached = min(psi / psi_at if psi_at else np.inf, jensen_shannon / jensen_shannon_at if jensen_shannon_at else np.inf)
-    return "drift" if reached >= 1 else "watch" if reached >= 0.5 else "ok"
+def wasserstein(reference: Histogram, cuts: Cuts, values: pa.ChunkedArray) -> float | None:
+    """Mean distance of the quantiles of numbers [N] from those of the reference, in its deviations; None without numbers."""
+    if cuts.categories is not None:
+        return None
+    kept = numbers(values)
+    kept = kept[np.isfinite(kept)]
+    if not len(kept):
+        return None
+    at = (np.arange(QUANTILES) + 0.5) / QUANTILES
+    return float(np.abs(np.quantile(kept, at) - quantiles(reference, at)).mean()) / cuts.deviation
+
+
+def reached(psi: float, jensen_shannon: float, *, psi_at: float, jensen_shannon_at: float) -> float:
+    """The share of both thresholds that both distances reach: 1 is drift, 0.5 to be watched."""
+    return min(psi / psi_at if psi_at else np.inf, jensen_shannon / jensen_shannon_at if jensen_shannon_at else np.inf)
 
 
 def bins(reference: Histogram, values: pa.ChunkedArray) -> Bins:
