@@ -113,7 +113,9 @@ class Watched:
         columns.append(histogram("score", "output", Column("float"), last["_score"]))
         at = np.arange(HISTORY) - HISTORY
         found = {
-            h.column: usual_measures([measured(cuts_of(h), t["_score" if h.column == "score" else h.column]) for t in history], at)
+            h.column: usual_measures(
+                [measured(cuts_of(h), t["_score" if h.column == "score" else h.column]) for t in history], at
+            )
             for h in columns
         }
         self._baseline = DriftBaseline(package="p", every="7d", stretches=HISTORY, usual=found)
@@ -211,4 +213,3 @@ CLAIMS = [
     *(_sees(name, fault, World(rows=5000), "5,000 rows a week, weeks alike") for name, fault in FAULTS.items()),
     *(_sees(name, fault, World(shock=0.4, mix=0.3), "weekly shocks of .4 deviations") for name, fault in GROSS.items()),
 ]
-

@@ -559,9 +559,10 @@ def _monitor(state: Turning) -> tuple[str, dict[str, Any]]:
         return f"nothing can be watched: {package.why}", {}
     columns = watched_columns(package)
     policy = state.loop.monitor
-    return f"watches {count(len(columns), 'column')} and the score every {policy.every} (at most {policy.false_alarms_per_year:g} false alarms of drift a year)", {
-        "columns": columns
-    }
+    return (
+        f"watches {count(len(columns), 'column')} and the score every {policy.every} (at most {policy.false_alarms_per_year:g} false alarms of drift a year)",
+        {"columns": columns},
+    )
 
 
 def _business(state: Turning) -> tuple[str, dict[str, Any]]:

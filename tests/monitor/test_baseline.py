@@ -9,7 +9,7 @@ from tests.admitted import unprobed
 from tests.traffic import COLUMNS, LOOP, OUTCOME, START, WEEK, Row, World, examples_file, rows
 
 from loopwright.graph.columns import ARROW_TYPES
-from loopwright.monitor.baseline import DriftBaseline, drift_baseline, movement
+from loopwright.monitor.drift.baseline import DriftBaseline, drift_baseline, measures_of
 from loopwright.monitor.windows import watch
 from loopwright.records.declarations import Monitor, Retrain
 
@@ -56,22 +56,31 @@ def test_what_moved_just_as_much_in_training_is_no_drift_and_what_moves_more_is(
     history(world)
     assert states(world, 0, windy(rows(800, START), 1))["wind"] == "ok"
     assert states(world, 1, windy(rows(800, START + WEEK), 6))["wind"] == "ok"
-    far = [{**r, "wind": None if r["wind"] is None else r["wind"] + 25} for r in rows(800, START + 2 * WEEK)]
+    far = [{**r, "wind": None if r["wind"] is None else r["wind"] + 70} for r in rows(800, START + 2 * WEEK)]
     assert states(world, 2, far)["wind"] == "drift"
     assert states(world, 3, rows(800, START + 3 * WEEK, shift=25.0))["delay"] == "drift"
 
 
 def test_without_a_history_every_movement_counts(world: World) -> None:
-    assert drift_baseline(world.home, LOOP, world.package, MONITOR) == {}
+    assert drift_baseline(world.home, LOOP, world.package, MONITOR).usual == {}
     assert states(world, 0, windy(rows(800, START), 3))["wind"] == "drift"
 
 
 def test_it_is_measured_once_and_kept(world: World) -> None:
     history(world)
     found = drift_baseline(world.home, LOOP, world.package, MONITOR)
-    assert found["wind"] > 0.5
-    assert found["delay"] < 0.05
-    assert 0 < found["score"] < found["wind"]
+    wind, delay = found.usual["wind"]["mean"], found.usual["delay"]["mean"]
+    assert wind.variance > 100 * wind.sampling, "weeks differ"
+    assert delay.variance < 4 * delay.sampling, "rows alone differ"
+    assert set(found.usual) == {"flight", "origin", "delay", "hour", "wind", "score"}
+    assert set(found.usual["origin"]) == {
+        *(f"category:{c}" for c in ("", "EWR", "JFK", "LGA")),
+        "unnamed",
+        "newcomer",
+        "nulls",
+        "out_of_range",
+        "new_category",
+    }
     for path in world.home.folder("examples").iterdir():
         path.unlink()
     assert drift_baseline(world.home, LOOP, world.package, MONITOR) == found
@@ -84,26 +93,26 @@ def test_damaged_history_counts_for_nothing(world: World) -> None:
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.write_bytes(data)
-    assert drift_baseline(world.home, LOOP, world.package, MONITOR) == {}
+    assert drift_baseline(world.home, LOOP, world.package, MONITOR).usual == {}
 
 
 def test_a_short_history_says_nothing(world: World) -> None:
     history(world, weeks=3)
-    assert drift_baseline(world.home, LOOP, world.package, MONITOR) == {}
-    assert drift_baseline(world.home, LOOP, world.package, Monitor(every="2d", minimum_rows=50)) != {}
+    assert drift_baseline(world.home, LOOP, world.package, MONITOR).usual == {}
+    assert "wind" in drift_baseline(world.home, LOOP, world.package, Monitor(every="2d", minimum_rows=50)).usual
 
 
 def test_a_history_without_the_columns_that_the_model_needs_has_no_usual_score(world: World) -> None:
     one = pa.table({"hour": pa.array(np.arange(600) % 24)})
-    found = movement(world.package, [one] * 4)
-    assert set(found) == {"hour"}
+    found, features = measures_of(world.package, [one] * 4, np.arange(4))
+    assert (set(found), features) == ({"hour"}, {})
 
 
 def test_very_short_windows_are_measured_on_a_bounded_number_of_stretches(world: World) -> None:
     history(world)
     short = Monitor(every="6h", minimum_rows=1)
-    assert drift_baseline(world.home, LOOP, world.package, short)
+    assert drift_baseline(world.home, LOOP, world.package, short).usual
     entry = world.home.ledger.latest(DriftBaseline, loop=LOOP)
     assert entry is not None
-    assert entry.record.stretches == 60
-    assert timedelta(hours=6) * 60 < 8 * WEEK
+    assert entry.record.stretches == 104
+    assert timedelta(hours=6) * 104 < 8 * WEEK

@@ -1,15 +1,30 @@
 from collections.abc import Callable
 
+import msgspec
 import numpy as np
 import pyarrow as pa
 import pytest
 from scipy.spatial.distance import jensenshannon
-from scipy.stats import entropy
+from scipy.stats import entropy, wasserstein_distance
 from tests.traffic import histogram
 
 from loopwright.develop import reference
 from loopwright.graph.columns import ARROW_TYPES
-from loopwright.monitor.drift import bins, jensen_shannon, psi, state_of
+from loopwright.monitor.drift.distances import bins, jensen_shannon, psi, reached, wasserstein
+from loopwright.monitor.drift.limits import Usual, assumed_share, judged, usual
+from loopwright.monitor.drift.measures import (
+    CLIP,
+    MEASURES,
+    Cuts,
+    Measured,
+    cuts_of,
+    cuts_of_numbers,
+    described,
+    measured,
+    natural,
+    quantiles,
+    share_of,
+)
 from loopwright.records.declarations import Column
 from loopwright.records.package import Histogram
 
@@ -20,7 +35,8 @@ def numeric(values: np.ndarray) -> Histogram:
 
 def state(before: Histogram, values: pa.ChunkedArray) -> str:
     counted = bins(before, values)
-    return state_of(psi(*counted), jensen_shannon(*counted), psi_at=0.25, jensen_shannon_at=0.1)
+    far = reached(psi(*counted), jensen_shannon(*counted), psi_at=0.25, jensen_shannon_at=0.1)
+    return "drift" if far >= 1 else "watch" if far >= 0.5 else "ok"
 
 
 def chunked(values: object) -> pa.ChunkedArray:
@@ -135,11 +151,10 @@ def test_bins_hold_their_lower_edge_and_count_every_row() -> None:
     assert counted.reference.tolist() == [10, 20, 30, 4]
 
 
-def test_both_measures_must_say_drift() -> None:
-    assert state_of(0.3, 0.05, psi_at=0.25, jensen_shannon_at=0.1) == "watch"
-    assert state_of(0.3, 0.04, psi_at=0.25, jensen_shannon_at=0.1) == "ok"
-    assert state_of(0.1, 0.2, psi_at=0.25, jensen_shannon_at=0.1) == "ok"
-    assert state_of(0.25, 0.1, psi_at=0.25, jensen_shannon_at=0.1) == "drift"
+def test_both_distances_must_reach_their_threshold() -> None:
+    assert reached(0.3, 0.05, psi_at=0.25, jensen_shannon_at=0.1) == 0.5
+    assert reached(0.1, 0.2, psi_at=0.25, jensen_shannon_at=0.1) == pytest.approx(0.4)
+    assert reached(0.25, 0.1, psi_at=0.25, jensen_shannon_at=0.1) == 1
 
 
 def test_the_reference_that_develop_makes_is_counted_the_same_way() -> None:
@@ -167,3 +182,112 @@ def test_a_number_that_was_always_the_same_and_is_no_more_drifts() -> None:
     assert state(constant, chunked([7] * 600)) == "ok"
     assert state(constant, chunked([7, 8] * 300)) == "drift"
     assert state(constant, chunked([7, 6] * 300)) == "drift"
+
+
+def test_wasserstein_distance_agrees_with_scipy_and_does_not_saturate() -> None:
+    rng = np.random.default_rng(8)
+    sample = rng.normal(size=4000)
+    before = reference.histogram("x", "request", Column("float"), chunked(sample))
+    cuts = cuts_of(before)
+    for shift in (0.0, 0.3, 5.0, 50.0):
+        now = rng.normal(shift, size=3000)
+        found = wasserstein(before, cuts, chunked(now))
+        assert found == pytest.approx(wasserstein_distance(sample, now) / cuts.deviation, rel=0.02, abs=0.03)
+    assert wasserstein(histogram("x", "request", ["a"] * 9, categories=True), Cuts(categories=["a"]), chunked(["a"])) is None
+
+
+def test_quantiles_of_a_histogram_are_near_those_of_its_sample() -> None:
+    sample = np.random.default_rng(9).gamma(2.0, size=5000)
+    before = reference.histogram("x", "request", Column("float"), chunked(sample))
+    at = np.linspace(0.02, 0.95, 40)
+    assert np.abs(quantiles(before, at) - np.quantile(sample, at)).max() < 0.15
+    assert (cuts_of(before).low, cuts_of(before).high) == pytest.approx(
+        (cuts_of_numbers(sample).low, cuts_of_numbers(sample).high), abs=0.1
+    )
+
+
+def test_each_measure_shows_what_it_is_for() -> None:
+    """Every measure of the table moves by what it names, and the share it says is the share of rows."""
+    numbers = cuts_of_numbers(np.random.default_rng(10).normal(size=5000))
+    kinds = Cuts(categories=["a", "b"], named=["a", "b", "c"])
+    wide = np.random.default_rng(11).normal(size=1000)
+
+    def share(name: str, cuts: Cuts, values: object, **flags: int) -> float:
+        return natural(name, measured(cuts, chunked(values), **flags)[name].value, cuts)
+
+    found = {
+        "mean": share("mean", numbers, wide + 3) - share("mean", numbers, wide),
+        "low": share("low", numbers, np.where(np.arange(1000) < 400, -9.0, 0.0)),
+        "middle": share("middle", numbers, np.where(np.arange(1000) < 400, -9.0, 1.0)),
+        "high": share("high", numbers, np.where(np.arange(1000) < 400, 0.0, 9.0)),
+        "constant": share("constant", numbers, np.where(np.arange(1000) < 400, 7.0, wide)),
+        "category": share("category:a", kinds, ["a"] * 400 + ["b"] * 600),
+        "unnamed": share("unnamed", kinds, ["a"] * 600 + ["y"] * 250 + ["z"] * 150),
+        "newcomer": share("newcomer", kinds, ["a"] * 500 + ["y"] * 400 + ["z"] * 100),
+        "nulls": share("nulls", kinds, ["a"] * 600 + [None] * 400),
+        "out_of_range": share("out_of_range", numbers, wide, out_of_range=400),
+        "new_category": share("new_category", kinds, ["a"] * 1000, new_category=400),
+    }
+    assert set(found) == set(MEASURES)
+    assert found.pop("mean") == pytest.approx(3, abs=0.1)
+    assert found == pytest.approx(dict.fromkeys(found, 0.4), abs=0.01)
+    assert share("category:", kinds, ["a"] * 700 + ["c"] * 300) == pytest.approx(0.3, abs=0.01)
+    assert measured(numbers, chunked([1e300] * 30))["mean"].value == CLIP
+    assert set(measured(numbers, chunked([1.0] * 19 + [None]))) == {"nulls", "out_of_range", "new_category"}
+    assert described("nulls", share_of(30, 100).value, 0.0, share_of(0, 1000).value, kinds) == (
+        "share of nulls 30%, usual 0% to 0.0%"
+    )
+    assert described("category:a", 0.5, 0.1, 0.2, kinds).startswith("share of 'a' 23%")
+    assert described("category:", 0.5, 0.1, 0.2, kinds).startswith("share of other categories")
+
+
+def normals(rng: np.random.Generator, count: int, *, shock: float, rows: int = 1000) -> list[Measured]:
+    return [measured(STANDARD, chunked(rng.normal(rng.normal(0, shock), size=rows)))["mean"] for _ in range(count)]
+
+
+STANDARD = Cuts(low=-1.2816, middle=0.0, high=1.2816)
+
+
+@pytest.mark.parametrize("shock", [0.0, 0.4])
+@pytest.mark.parametrize("windows", [6, 26])
+def test_limits_are_exceeded_as_often_as_they_say(shock: float, windows: int) -> None:
+    """At 5 % two-sided each, level and step together are exceeded in at most 10 %; the floors are off."""
+    rng = np.random.default_rng([12, windows, int(10 * shock)])
+    exceeded = 0
+    for _ in range(300):
+        found = usual(normals(rng, windows, shock=shock, rows=100), np.arange(windows))
+        [now] = normals(rng, 1, shock=shock, rows=100)
+        level = judged("mean", now, msgspec.structs.replace(found, steps=0), STANDARD, 0.05, None, 1.0)
+        exceeded += abs(now.value - found.center) > (level.high - level.low) / 2
+    assert exceeded <= 0.05 * 300 + 2 * (300 * 0.05 * 0.95) ** 0.5
+
+
+def test_a_season_is_not_judged_by_its_level_but_a_step_in_it_is() -> None:
+    rng = np.random.default_rng(13)
+    warm = [measured(STANDARD, chunked(rng.normal(0.15 * w, size=1000)))["mean"] for w in range(20)]
+    found = usual(warm, np.arange(20))
+    assert found.windows < 3
+    later = measured(STANDARD, chunked(rng.normal(0.15 * 20, size=1000)))["mean"]
+    assert judged("mean", later, found, STANDARD, 1e-3, None, 1.0).moved < 1
+    broken = measured(STANDARD, chunked(rng.normal(0.15 * 20 + 3, size=1000)))["mean"]
+    verdict = judged("mean", broken, found, STANDARD, 1e-3, None, 1.0)
+    assert verdict.moved > 1
+    assert verdict.low < found.last < verdict.high < broken.value
+    lasting = judged("mean", broken, found, STANDARD, 1e-3, found.last, 4.0)
+    assert lasting.moved > 1, "also four windows after it was last as usual"
+    assert judged("mean", broken, found, STANDARD, 1e-3, broken.value, 1.0).moved < 1
+
+
+def test_a_share_without_history_is_taken_to_vary_by_a_little() -> None:
+    none = assumed_share(0, 3000)
+    assert isinstance(none, Usual)
+    cuts = Cuts(categories=[])
+    assert judged("nulls", share_of(5, 1000), none, cuts, 2e-4, None, 1.0).moved < 1
+    assert judged("nulls", share_of(60, 1000), none, cuts, 2e-4, None, 1.0).moved > 1
+
+
+def test_a_trifle_is_no_drift_however_many_rows_show_it() -> None:
+    found = usual([share_of(1000, 100_000)] * 20, np.arange(20))
+    cuts = Cuts(categories=[])
+    assert judged("nulls", share_of(1500, 100_000), found, cuts, 1e-4, None, 1.0).moved < 1
+    assert judged("nulls", share_of(2500, 100_000), found, cuts, 1e-4, None, 1.0).moved > 1

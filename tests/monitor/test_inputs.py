@@ -1,11 +1,17 @@
+from copy import copy
 from pathlib import Path
 
 import msgspec
+import numpy as np
 import pyarrow as pa
 import pytest
 from tests.traffic import LOOP, START, WEEK, World, lineage_without, package, rows
 
-from loopwright.monitor.inputs import main_package, skipped, watched_columns, window
+from loopwright.monitor.drift.baseline import DriftBaseline
+from loopwright.monitor.drift.impact import Impact
+from loopwright.monitor.drift.limits import usual as usual_of
+from loopwright.monitor.drift.measures import Cuts, share_of
+from loopwright.monitor.inputs import DriftContext, main_package, skipped, watched_columns, window
 from loopwright.records.declarations import Monitor
 from loopwright.stores.prediction_log.read import predictions
 
@@ -26,14 +32,17 @@ def test_columns_that_only_name_things_or_tell_the_time_are_not_watched_and_say_
     assert "too many values" in reasons["flight"]
 
 
-def test_an_undisturbed_week_is_ok_and_every_share_is_right(world: World) -> None:
+def test_every_share_is_right_and_what_the_contract_flags_is_drift(world: World) -> None:
     given = rows(1000, START)
     world.predict(given[:600])
     world.predict(given[600:750], flags=["out_of_range:delay"])
     world.predict(given[750:], flags=["new_category:origin", "degraded"])
     found = window(logged(world), world.package, Monitor(), START, START + WEEK)
     columns = {c.column: c for c in found.columns}
-    assert (found.state, found.drifted, found.rows) == ("ok", [], 1000)
+    assert (found.state, found.rows) == ("drift", 1000), "of what the contract flags 15 % are no chance"
+    assert set(found.drifted) == {"origin", "delay"}
+    assert columns["origin"].text == "origin (share of categories that the contract does not name 25%, usual 0% to 4.1%)"
+    assert columns["hour"].state == "ok"
     assert found.reference == world.package.digest
     assert found.packages == {world.package.digest: 1000}
     assert found.degraded == 0.25
@@ -115,3 +124,52 @@ def test_a_window_survives_the_ledger_as_it_was(world: World) -> None:
     found = window(logged(world), world.package, Monitor(), START, START + WEEK)
     entry = world.home.ledger.put(found, loop=LOOP)
     assert msgspec.json.encode(world.home.ledger.get(entry.id, type(found)).record) == msgspec.json.encode(found)
+
+
+def test_drift_that_hardly_moves_an_answer_is_noted(world: World) -> None:
+    """The graph takes delay and wind; drawn from the reference, wind changes answers by a fifth of what delay does."""
+    world.predict([{**r, "hour": 23, "wind": None} for r in rows(1000, START)])
+    impact = Impact(world.package, logged(world))
+    found = window(logged(world), world.package, Monitor(), START, START + WEEK, DriftContext(impact=impact))
+    columns = {c.column: c for c in found.columns}
+    assert (columns["hour"].state, columns["hour"].impact) == ("drift", 0.0)
+    assert (columns["wind"].state, columns["wind"].matters) == ("drift", True)
+    assert (found.drifted, found.noted) == (["wind"], ["hour"])
+
+
+def test_impact_of_a_column_is_its_permutation_importance_where_nothing_moved(world: World) -> None:
+    world.predict(rows(1000, START))
+    found = Impact(world.package, logged(world))
+    by_name = {h.column: found(h) for h in world.package.reference.columns}
+    assert by_name["hour"] == by_name["origin"] == 0.0
+    assert by_name["score"] is None
+    delay, wind = by_name["delay"], by_name["wind"]
+    assert delay is not None
+    assert wind is not None
+    assert 0.1 < wind < delay < 1.2
+
+
+def test_features_that_are_no_columns_are_watched(world: World) -> None:
+    usual = [share_of(100, 1000)] * 12
+    history = {"low": usual_of(usual, np.arange(12))}
+    baseline = DriftBaseline(
+        package="", every="7d", stretches=12, usual={"ratio": history}, features={"ratio": Cuts(low=-1.0, middle=0.0, high=1.0)}
+    )
+    world.predict(rows(1000, START))
+    values = pa.chunked_array([pa.array(np.where(np.arange(1000) < 400, -2.0, 0.5))])
+    found = window(
+        logged(world), world.package, Monitor(), START, START + WEEK, DriftContext(baseline, features={"ratio": values})
+    )
+    ratio = next(c for c in found.columns if c.column == "ratio")
+    assert (ratio.role, ratio.state, [f.measure for f in ratio.findings]) == ("feature", "drift", ["low"])
+    assert "ratio" in found.drifted
+
+
+def test_a_reference_of_a_few_rows_judges_nothing(world: World) -> None:
+    small = copy(world.package)
+    columns = [msgspec.structs.replace(h, rows=40) for h in small.reference.columns]
+    small.reference = msgspec.structs.replace(small.reference, columns=columns)
+    world.predict(rows(1000, START, shift=50.0))
+    found = window(logged(world), small, Monitor(), START, START + WEEK)
+    assert {c.state for c in found.columns} == {"no data"}
+    assert found.drifted == []

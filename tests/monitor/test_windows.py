@@ -421,7 +421,8 @@ def test_integers_beyond_the_precision_of_a_float_close_windows_and_read_back_ex
     world.clock.advance_to(START + WEEK)
     [window] = look(world).windows
     hour = next(c for c in window.columns if c.column == "hour")
-    assert (window.rows, window.state, hour.state) == (1000, "drift", "drift")
+    assert (window.rows, hour.state, hour.impact) == (1000, "drift", 0.0)
+    assert (window.state, window.noted) == ("ok", ["hour"]), "its graph does not take the hour"
 
 
 def test_windows_closed_while_the_clock_was_ahead_are_closed_again_in_time(world: World) -> None:

@@ -122,7 +122,9 @@ def window(
         return _window(start, end, "no data", "", predictions, flags, [], {}, monitor)
     reasons = skipped(package)
     found = [
-        _column(histogram, (predictions if answered is None or histogram.role != "output" else answered)[logged], flags, package)
+        _column(
+            histogram, (predictions if answered is None or histogram.role != "output" else answered)[logged], flags, package
+        )
         for histogram in package.reference.columns
         if histogram.column not in reasons
         and (logged := LOGGED.get(histogram.column, histogram.column)) in predictions.column_names
@@ -221,8 +223,11 @@ def _feature(name: str, cuts: Cuts, values: pa.ChunkedArray) -> _MeasuredColumn:
 class Judge:
     """Judges the columns of one window: `tests` measures of columns that the model uses share its part of the year's false alarms."""
 
-    def __init__(self, monitor: Monitor, context: DriftContext, start: datetime, package: Package, rows: int, tests: int) -> None:
+    def __init__(
+        self, monitor: Monitor, context: DriftContext, start: datetime, package: Package, rows: int, tests: int
+    ) -> None:
         self._monitor, self._context, self._start, self._rows = monitor, context, start, rows
+        self._package = package
         self._every = duration(monitor.every)
         self._gap = max(1.0, (start - package.manifest.training.last) / self._every + 1)
         self._previous = [w for w in context.previous if w.reference == package.digest and w.state != "no data"]
@@ -239,10 +244,16 @@ class Judge:
             return each.column
         else:
             moved, state, findings = self._without_history(each, each.reference)
-        impact = None
-        if state == "drift" and each.reference is not None and each.column.used and self._context.impact is not None:
-            impact = self._context.impact(each.reference)
+        impact = self._impact(name, each) if state == "drift" and each.column.used else None
         return msgspec.structs.replace(each.column, state=state, moved=moved, findings=findings, impact=impact)
+
+    def _impact(self, name: str, each: _MeasuredColumn) -> float | None:
+        """The impact of a column; of a feature the largest of the columns behind it. None where it is not known."""
+        if self._context.impact is None or each.column.role == "output":
+            return None
+        behind = [name] if each.reference is not None else self._package.manifest.lineage.features.get(name, [])
+        found = [self._context.impact(h) for h in self._package.reference.columns if h.column in behind]
+        return max(i for i in found if i is not None) if found and None not in found and len(found) == len(behind) else None
 
     def _against(self, each: _MeasuredColumn, usual: Mapping[str, Usual]) -> tuple[float, State, list[Finding]]:
         """How far the measures went beyond `usual`: the farthest, the state, and what drifted, farthest first."""

@@ -210,7 +210,9 @@ class _Watcher:
         arms = rows_by_arm(joined)
         champions = arms.get(CHAMPION)
         package = self.fleets.whole(self.package(self.fleets.main(joined if champions is None else champions)))
-        context = DriftContext() if package is None else self._context(package, joined if champions is None else champions, start)
+        context = (
+            DriftContext() if package is None else self._context(package, joined if champions is None else champions, start)
+        )
         found = window(joined, package, self.monitor, start, end, context, champions)
         return msgspec.structs.replace(found, arms={name: self._window(rows, start, end) for name, rows in arms.items()})
 

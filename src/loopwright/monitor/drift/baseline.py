@@ -60,9 +60,7 @@ def drift_baseline(home: Home, loop: str, package: Probed, monitor: Monitor) -> 
     return record
 
 
-def measures_of(
-    package: Probed, stretches: list[pa.Table], at: Array
-) -> tuple[dict[str, dict[str, Usual]], dict[str, Cuts]]:
+def measures_of(package: Probed, stretches: list[pa.Table], at: Array) -> tuple[dict[str, dict[str, Usual]], dict[str, Cuts]]:
     """Usual values by column and measure over `stretches`, numbered `at` [N] in time, and the cuts of features."""
     some = [_spread(stretch) for stretch in stretches]
     answers, features = _answers(package, some), derived_features(package, some)

@@ -12,7 +12,7 @@ it. That expectation is taken off. Assumptions: rows are independent, and bins a
 
 Both saturate: beyond the range of the reference all is in the last bin. The third does not:
 
-- Wasserstein distance: by how many reference deviations quantiles moved on average (Kantorovich 1942; Ramdas, Garcia
+- Wasserstein distance: by how many reference deviations the quantiles from .05 to .95 moved on average (Kantorovich 1942; Ramdas, Garcia
   Trillos and Cuturi 2017).
 
 They judge alone where there is no history to know what is usual: then a column drifts when PSI *and* Jensen-Shannon
@@ -39,6 +39,9 @@ MIN_EXPECTED = 5.0
 
 QUANTILES = 200
 """So many quantiles are compared by the Wasserstein distance."""
+
+TRIMMED = 0.05
+"""Quantiles nearer to an end are not compared: the reference has no edge there."""
 
 _EIGHT_LN_2 = 8 * math.log(2)
 _PRIOR = 0.5  # added to every bin (Krichevsky and Trofimov 1981), so that an empty one is rare and not impossible
@@ -76,7 +79,7 @@ def wasserstein(reference: Histogram, cuts: Cuts, values: pa.ChunkedArray) -> fl
     kept = kept[np.isfinite(kept)]
     if not len(kept):
         return None
-    at = (np.arange(QUANTILES) + 0.5) / QUANTILES
+    at = np.linspace(TRIMMED, 1 - TRIMMED, QUANTILES)
     return float(np.abs(np.quantile(kept, at) - quantiles(reference, at)).mean()) / cuts.deviation
 
 

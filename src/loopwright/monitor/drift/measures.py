@@ -125,7 +125,11 @@ def quantiles(reference: Histogram, at: Array) -> Array:
     edges = [*reference.edges]
     first = edges[0] if edges else 0.0
     last = edges[-1] if edges else first
-    points = [first if reference.minimum is None else reference.minimum, *edges, last if reference.maximum is None else reference.maximum]
+    points = [
+        first if reference.minimum is None else reference.minimum,
+        *edges,
+        last if reference.maximum is None else reference.maximum,
+    ]
     return np.asarray(np.interp(at, shares, points))
 
 
