@@ -15,7 +15,7 @@ from benchmarks.honesty.claims import Claim, Verdict
 
 from loopwright.base.arrays import Array
 from loopwright.develop.reference import histogram
-from loopwright.monitor.drift.baseline import DriftBaseline, usual_measures
+from loopwright.monitor.drift.baseline import DriftBaseline, variations
 from loopwright.monitor.drift.measures import cuts_of, measured
 from loopwright.monitor.inputs import DriftContext, window
 from loopwright.records.declarations import Column, Monitor
@@ -113,12 +113,10 @@ class Watched:
         columns.append(histogram("score", "output", Column("float"), last["_score"]))
         at = np.arange(HISTORY) - HISTORY
         found = {
-            h.column: usual_measures(
-                [measured(cuts_of(h), t["_score" if h.column == "score" else h.column]) for t in history], at
-            )
+            h.column: variations([measured(cuts_of(h), t["_score" if h.column == "score" else h.column]) for t in history], at)
             for h in columns
         }
-        self._baseline = DriftBaseline(package="p", every="7d", stretches=HISTORY, usual=found)
+        self._baseline = DriftBaseline(package="p", every="7d", stretches=HISTORY, variation=found)
         training = SimpleNamespace(last=START)
         manifest = SimpleNamespace(key=[], lineage=Lineage(), training=training)
         self._package: Any = SimpleNamespace(

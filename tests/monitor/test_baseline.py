@@ -62,18 +62,18 @@ def test_what_moved_just_as_much_in_training_is_no_drift_and_what_moves_more_is(
 
 
 def test_without_a_history_every_movement_counts(world: World) -> None:
-    assert drift_baseline(world.home, LOOP, world.package, MONITOR).usual == {}
+    assert drift_baseline(world.home, LOOP, world.package, MONITOR).variation == {}
     assert states(world, 0, windy(rows(800, START), 3))["wind"] == "drift"
 
 
 def test_it_is_measured_once_and_kept(world: World) -> None:
     history(world)
     found = drift_baseline(world.home, LOOP, world.package, MONITOR)
-    wind, delay = found.usual["wind"]["mean"], found.usual["delay"]["mean"]
+    wind, delay = found.variation["wind"]["mean"], found.variation["delay"]["mean"]
     assert wind.variance > 100 * wind.sampling, "weeks differ"
     assert delay.variance < 4 * delay.sampling, "rows alone differ"
-    assert set(found.usual) == {"flight", "origin", "delay", "hour", "wind", "score"}
-    assert set(found.usual["origin"]) == {
+    assert set(found.variation) == {"flight", "origin", "delay", "hour", "wind", "score"}
+    assert set(found.variation["origin"]) == {
         *(f"category:{c}" for c in ("", "EWR", "JFK", "LGA")),
         "unnamed",
         "newcomer",
@@ -93,13 +93,13 @@ def test_damaged_history_counts_for_nothing(world: World) -> None:
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.write_bytes(data)
-    assert drift_baseline(world.home, LOOP, world.package, MONITOR).usual == {}
+    assert drift_baseline(world.home, LOOP, world.package, MONITOR).variation == {}
 
 
 def test_a_short_history_says_nothing(world: World) -> None:
     history(world, weeks=3)
-    assert drift_baseline(world.home, LOOP, world.package, MONITOR).usual == {}
-    assert "wind" in drift_baseline(world.home, LOOP, world.package, Monitor(every="2d", minimum_rows=50)).usual
+    assert drift_baseline(world.home, LOOP, world.package, MONITOR).variation == {}
+    assert "wind" in drift_baseline(world.home, LOOP, world.package, Monitor(every="2d", minimum_rows=50)).variation
 
 
 def test_a_history_without_the_columns_that_the_model_needs_has_no_usual_score(world: World) -> None:
@@ -111,7 +111,7 @@ def test_a_history_without_the_columns_that_the_model_needs_has_no_usual_score(w
 def test_very_short_windows_are_measured_on_a_bounded_number_of_stretches(world: World) -> None:
     history(world)
     short = Monitor(every="6h", minimum_rows=1)
-    assert drift_baseline(world.home, LOOP, world.package, short).usual
+    assert drift_baseline(world.home, LOOP, world.package, short).variation
     entry = world.home.ledger.latest(DriftBaseline, loop=LOOP)
     assert entry is not None
     assert entry.record.stretches == 104

@@ -11,12 +11,12 @@ from tests.traffic import histogram
 from loopwright.develop import reference
 from loopwright.graph.columns import ARROW_TYPES
 from loopwright.monitor.drift.distances import bins, jensen_shannon, psi, reached, wasserstein
-from loopwright.monitor.drift.limits import Usual, assumed_share, judged, usual
+from loopwright.monitor.drift.limits import Variation, assumed_share, judged, variation_of
 from loopwright.monitor.drift.measures import (
     CLIP,
     MEASURES,
     Cuts,
-    Measured,
+    MeasureValue,
     cuts_of,
     cuts_of_numbers,
     described,
@@ -241,7 +241,7 @@ def test_each_measure_shows_what_it_is_for() -> None:
     assert described("category:", 0.5, 0.1, 0.2, kinds).startswith("share of other categories")
 
 
-def normals(rng: np.random.Generator, count: int, *, shock: float, rows: int = 1000) -> list[Measured]:
+def normals(rng: np.random.Generator, count: int, *, shock: float, rows: int = 1000) -> list[MeasureValue]:
     return [measured(STANDARD, chunked(rng.normal(rng.normal(0, shock), size=rows)))["mean"] for _ in range(count)]
 
 
@@ -255,7 +255,7 @@ def test_limits_are_exceeded_as_often_as_they_say(shock: float, windows: int) ->
     rng = np.random.default_rng([12, windows, int(10 * shock)])
     exceeded = 0
     for _ in range(300):
-        found = usual(normals(rng, windows, shock=shock, rows=100), np.arange(windows))
+        found = variation_of(normals(rng, windows, shock=shock, rows=100), np.arange(windows))
         [now] = normals(rng, 1, shock=shock, rows=100)
         level = judged("mean", now, msgspec.structs.replace(found, steps=0), STANDARD, 0.05, None, 1.0)
         exceeded += abs(now.value - found.center) > (level.high - level.low) / 2
@@ -265,7 +265,7 @@ def test_limits_are_exceeded_as_often_as_they_say(shock: float, windows: int) ->
 def test_a_season_is_not_judged_by_its_level_but_a_step_in_it_is() -> None:
     rng = np.random.default_rng(13)
     warm = [measured(STANDARD, chunked(rng.normal(0.15 * w, size=1000)))["mean"] for w in range(20)]
-    found = usual(warm, np.arange(20))
+    found = variation_of(warm, np.arange(20))
     assert found.windows < 3
     later = measured(STANDARD, chunked(rng.normal(0.15 * 20, size=1000)))["mean"]
     assert judged("mean", later, found, STANDARD, 1e-3, None, 1.0).moved < 1
@@ -280,14 +280,14 @@ def test_a_season_is_not_judged_by_its_level_but_a_step_in_it_is() -> None:
 
 def test_a_share_without_history_is_taken_to_vary_by_a_little() -> None:
     none = assumed_share(0, 3000)
-    assert isinstance(none, Usual)
+    assert isinstance(none, Variation)
     cuts = Cuts(categories=[])
     assert judged("nulls", share_of(5, 1000), none, cuts, 2e-4, None, 1.0).moved < 1
     assert judged("nulls", share_of(60, 1000), none, cuts, 2e-4, None, 1.0).moved > 1
 
 
 def test_a_trifle_is_no_drift_however_many_rows_show_it() -> None:
-    found = usual([share_of(1000, 100_000)] * 20, np.arange(20))
+    found = variation_of([share_of(1000, 100_000)] * 20, np.arange(20))
     cuts = Cuts(categories=[])
     assert judged("nulls", share_of(1500, 100_000), found, cuts, 1e-4, None, 1.0).moved < 1
     assert judged("nulls", share_of(2500, 100_000), found, cuts, 1e-4, None, 1.0).moved > 1

@@ -9,7 +9,7 @@ from tests.traffic import LOOP, START, WEEK, World, lineage_without, package, ro
 
 from loopwright.monitor.drift.baseline import DriftBaseline
 from loopwright.monitor.drift.impact import Impact
-from loopwright.monitor.drift.limits import usual as usual_of
+from loopwright.monitor.drift.limits import variation_of
 from loopwright.monitor.drift.measures import Cuts, share_of
 from loopwright.monitor.inputs import DriftContext, main_package, skipped, watched_columns, window
 from loopwright.records.declarations import Monitor
@@ -151,9 +151,13 @@ def test_impact_of_a_column_is_its_permutation_importance_where_nothing_moved(wo
 
 def test_features_that_are_no_columns_are_watched(world: World) -> None:
     usual = [share_of(100, 1000)] * 12
-    history = {"low": usual_of(usual, np.arange(12))}
+    history = {"low": variation_of(usual, np.arange(12))}
     baseline = DriftBaseline(
-        package="", every="7d", stretches=12, usual={"ratio": history}, features={"ratio": Cuts(low=-1.0, middle=0.0, high=1.0)}
+        package="",
+        every="7d",
+        stretches=12,
+        variation={"ratio": history},
+        features={"ratio": Cuts(low=-1.0, middle=0.0, high=1.0)},
     )
     world.predict(rows(1000, START))
     values = pa.chunked_array([pa.array(np.where(np.arange(1000) < 400, -2.0, 0.5))])

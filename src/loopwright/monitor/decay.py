@@ -25,7 +25,6 @@ from loopwright.records.evaluation import Z_95, Estimate, standard_error
 from loopwright.records.windows import DecayCheck, Harm, Quality
 from loopwright.tasks import metrics
 
-ALARMS_PER_YEAR = 1.0
 DECAY_SHARE = 0.1
 """Share of the alarms of a year that single windows may spend on decay."""
 
@@ -52,7 +51,7 @@ class Decay(NamedTuple):
     history: Sequence[Quality] = ()
 
 
-def decay_level(every: timedelta, alarms_per_year: float = ALARMS_PER_YEAR) -> float:
+def decay_level(every: timedelta, alarms_per_year: float = 1.0) -> float:
     """The chance that one window may have of being called decayed by chance."""
     return min(MAX_LEVEL, DECAY_SHARE * alarms_per_year * (every / _YEAR))
 

@@ -13,8 +13,8 @@ import pyarrow.compute as pc
 from loopwright.graph.columns import numbers
 from loopwright.monitor.drift.baseline import DriftBaseline
 from loopwright.monitor.drift.distances import bins, jensen_shannon, measurable, psi, reached, wasserstein
-from loopwright.monitor.drift.limits import Usual, assumed_share, judged
-from loopwright.monitor.drift.measures import Cuts, Measured, cuts_of, described, measured, natural
+from loopwright.monitor.drift.limits import Variation, assumed_share, judged
+from loopwright.monitor.drift.measures import Cuts, MeasureValue, cuts_of, described, measured, natural
 from loopwright.records.declarations import Column, Monitor, duration
 from loopwright.records.package import Histogram
 from loopwright.records.windows import ColumnWindow, Finding, State, Window
@@ -24,11 +24,13 @@ IDENTIFIER_SHARE = 0.5
 """A text column names things rather than kinds when its reference leaves more than this share of rows out of its categories,
 or has more categories than this share of rows."""
 
-MIN_REFERENCE = 100
+WORST_FIRST: tuple[State, ...] = ("drift", "watch", "ok")
+
+MIN_REFERENCE = 50
 """With fewer rows of the reference, and no history, nothing is judged."""
 
-CHANCE = 20
-"""PSI by chance alone stays below this share of a row: of 20 bins it has a mean of 19 / rows before that is taken off."""
+CHANCE = 40
+"""PSI by chance alone stays below this share of a row: over 20 bins its deviation is 6 / rows."""
 
 YEAR = timedelta(days=365.25)
 MAX_FALSE_ALARM = 0.05
@@ -136,7 +138,7 @@ def window(
     enough = rows >= monitor.minimum_rows
     columns = [judge(each) if enough else each.column for each in found]
     states = {c.state for c in columns if c.matters}
-    state: State = "no data" if not enough else "drift" if "drift" in states else "watch" if "watch" in states else "ok"
+    state: State = next((s for s in WORST_FIRST if s in states), "no data")
     return _window(start, end, state, package.digest, predictions, flags, columns, reasons, monitor)
 
 
@@ -173,7 +175,7 @@ class _MeasuredColumn(NamedTuple):
 
     column: ColumnWindow
     cuts: Cuts
-    found: dict[str, Measured]
+    found: dict[str, MeasureValue]
     reference: Histogram | None
 
 
@@ -237,7 +239,7 @@ class Judge:
     def __call__(self, each: _MeasuredColumn) -> ColumnWindow:
         """The column with its state, findings and, where it drifted, its impact."""
         name = each.column.column
-        history = self._context.baseline.usual.get(name, {}) if self._context.baseline is not None else {}
+        history = self._context.baseline.variation.get(name, {}) if self._context.baseline is not None else {}
         if history:
             moved, state, findings = self._against(each, history)
         elif each.reference is None or each.reference.rows < MIN_REFERENCE:
@@ -255,15 +257,15 @@ class Judge:
         found = [self._context.impact(h) for h in self._package.reference.columns if h.column in behind]
         return max(i for i in found if i is not None) if found and None not in found and len(found) == len(behind) else None
 
-    def _against(self, each: _MeasuredColumn, usual: Mapping[str, Usual]) -> tuple[float, State, list[Finding]]:
-        """How far the measures went beyond `usual`: the farthest, the state, and what drifted, farthest first."""
+    def _against(self, each: _MeasuredColumn, variation: Mapping[str, Variation]) -> tuple[float, State, list[Finding]]:
+        """How far the measures went beyond their `variation`: the farthest, the state, and what drifted, farthest first."""
         found: list[tuple[float, Finding]] = []
         most, watched = 0.0, False
         for name, now in each.found.items():
-            if name not in usual:
+            if name not in variation:
                 continue
             last, gap = self._last(each.column.column, name)
-            verdict = judged(name, now, usual[name], each.cuts, self._alpha, last, gap)
+            verdict = judged(name, now, variation[name], each.cuts, self._alpha, last, gap)
             most, watched = max(most, verdict.moved), watched or verdict.watched
             if verdict.moved >= 1:
                 low, high = (natural(name, v, each.cuts) for v in (verdict.low, verdict.high))

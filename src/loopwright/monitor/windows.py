@@ -222,6 +222,9 @@ class _Watcher:
         features = {n: v[0] for n, v in derived_features(package, [rows]).items()} if known.features else {}
         before = self.home.ledger.find(Window, loop=self.loop, limit=PREVIOUS)
         previous = [e.record for e in before if e.record.end <= start]
+        if len(self.fleets.together(package.digest)) > 1:  # its history has the answers of one package, not of the fleet
+            answers = {h.column for h in package.reference.columns if h.role == "output"}
+            known = msgspec.structs.replace(known, variation={n: v for n, v in known.variation.items() if n not in answers})
         return DriftContext(known, previous, features, Impact(package, rows))
 
     def revise(self, *, skip: set[datetime]) -> list[Quality]:
@@ -296,7 +299,7 @@ class _Watcher:
             decay=Decay(
                 self.retrain.decay_metric,
                 self.retrain.decay,
-                decay_level(duration(self.monitor.every)),
+                decay_level(duration(self.monitor.every), self.monitor.false_alarms_per_year),
                 self._earlier(start),
             ),
             minimum_rows=self.monitor.minimum_rows,

@@ -14,8 +14,8 @@ from loopwright.base.errors import Damaged, RecordNotFound
 from loopwright.base.log_lines import LOG
 from loopwright.graph.columns import arrow_feed
 from loopwright.monitor.drift.distances import measurable
-from loopwright.monitor.drift.limits import Usual, pooled, usual
-from loopwright.monitor.drift.measures import Cuts, Measured, cuts_of, cuts_of_numbers, measured
+from loopwright.monitor.drift.limits import Variation, pooled, variation_of
+from loopwright.monitor.drift.measures import Cuts, MeasureValue, cuts_of, cuts_of_numbers, measured
 from loopwright.records.declarations import Monitor, duration
 from loopwright.records.entries import Record
 from loopwright.stores.examples import read_examples
@@ -29,7 +29,7 @@ SCORED_ROWS = 1000
 
 
 class DriftBaseline(Record, frozen=True, kw_only=True):
-    """Usual values by column (`score`, `label` and features among them) and measure, over `stretches` stretches of a package's history.
+    """Variation values by column (`score`, `label` and features among them) and measure, over `stretches` stretches of a package's history.
 
     `features`: cuts of the features that are no columns. Empty where the history is gone or shorter than MIN_STRETCHES windows.
     """
@@ -38,7 +38,7 @@ class DriftBaseline(Record, frozen=True, kw_only=True):
     package: str
     every: str
     stretches: int
-    usual: dict[str, dict[str, Usual]] = {}
+    variation: dict[str, dict[str, Variation]] = {}
     features: dict[str, Cuts] = {}
 
 
@@ -54,18 +54,20 @@ def drift_baseline(home: Home, loop: str, package: Probed, monitor: Monitor) -> 
     stretches, at = _stretches(history, duration(monitor.every).total_seconds(), monitor.minimum_rows)
     found, features = measures_of(package, stretches, at) if len(stretches) >= MIN_STRETCHES else ({}, {})
     record = DriftBaseline(
-        package=package.digest, every=monitor.every, stretches=len(stretches), usual=found, features=features
+        package=package.digest, every=monitor.every, stretches=len(stretches), variation=found, features=features
     )
     home.ledger.put(record, loop=loop, key=key, links=[(package.digest, "measured")])
     return record
 
 
-def measures_of(package: Probed, stretches: list[pa.Table], at: Array) -> tuple[dict[str, dict[str, Usual]], dict[str, Cuts]]:
-    """Usual values by column and measure over `stretches`, numbered `at` [N] in time, and the cuts of features."""
+def measures_of(
+    package: Probed, stretches: list[pa.Table], at: Array
+) -> tuple[dict[str, dict[str, Variation]], dict[str, Cuts]]:
+    """Variation values by column and measure over `stretches`, numbered `at` [N] in time, and the cuts of features."""
     some = [_spread(stretch) for stretch in stretches]
     answers, features = _answers(package, some), derived_features(package, some)
     cuts = {name: cuts_of_numbers(np.concatenate([p.to_numpy() for p in parts])) for name, parts in features.items()}
-    found = {name: usual_measures([measured(cuts[name], part) for part in parts], at) for name, parts in features.items()}
+    found = {name: variations([measured(cuts[name], part) for part in parts], at) for name, parts in features.items()}
     for reference in package.reference.columns:
         name = reference.column
         if not measurable(reference):
@@ -73,7 +75,7 @@ def measures_of(package: Probed, stretches: list[pa.Table], at: Array) -> tuple[
         output = reference.role == "output"
         parts = answers.get(name, []) if output else [s[name] for s in stretches if name in s.column_names]
         if len(parts) == len(stretches):
-            found[name] = usual_measures([measured(cuts_of(reference), part) for part in parts], at)
+            found[name] = variations([measured(cuts_of(reference), part) for part in parts], at)
     return found, cuts
 
 
@@ -93,10 +95,10 @@ def derived_features(package: Probed, tables: list[pa.Table]) -> dict[str, list[
     }
 
 
-def usual_measures(found: list[dict[str, Measured]], at: Array) -> dict[str, Usual]:
+def variations(windows: list[dict[str, MeasureValue]], at: Array) -> dict[str, Variation]:
     """The usual values of the measures that every window has."""
-    names = [name for name in found[0] if all(name in f for f in found)]
-    each = {name: usual([f[name] for f in found], at) for name in names}
+    names = [name for name in windows[0] if all(name in w for w in windows)]
+    each = {name: variation_of([w[name] for w in windows], at) for name in names}
     return each | pooled({name: u for name, u in each.items() if name.startswith("category:")})
 
 

@@ -15,7 +15,7 @@ Both saturate: beyond the range of the reference all is in the last bin. The thi
 - Wasserstein distance: by how many reference deviations the quantiles from .05 to .95 moved on average (Kantorovich 1942; Ramdas, Garcia
   Trillos and Cuturi 2017).
 
-They judge alone where there is no history to know what is usual: then a column drifts when PSI *and* Jensen-Shannon
+They judge alone where there is no history to know what is variation: then a column drifts when PSI *and* Jensen-Shannon
 distance reach their thresholds. PSI is the effect size that people know, but a rare value that appears can blow it up; the
 distance is bounded and holds it back. `watch` is half of both thresholds.
 """

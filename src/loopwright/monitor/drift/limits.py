@@ -22,18 +22,22 @@ import numpy as np
 from scipy.special import stdtrit
 
 from loopwright.base.arrays import Array
-from loopwright.monitor.drift.measures import Cuts, Measured, measure, natural, share_of
+from loopwright.monitor.drift.measures import MEASURES, Cuts, MeasureValue, measure, natural, share_of
 
 LEAST_WINDOWS = 3.0
-ASSUMED_SPREAD = 0.05
-"""Standard deviation of shares from window to window, on the arcsine scale, where no history tells it: 10 % become 7 to 13 %."""
+PRIOR = 4.0
+"""Weight of the assumed spread of a measure, in windows."""
 
+FEW = 8
+"""Up to so many windows autocorrelation counts only above its standard error: a chance likeness of a few is no season."""
+
+TINY = 1e-9
 MANY = 1e6
 WATCH = 10.0
 """A column is watched from limits that are reached so many times as often."""
 
 
-class Usual(msgspec.Struct, frozen=True, kw_only=True):
+class Variation(msgspec.Struct, frozen=True, kw_only=True):
     """A measure over the windows of a history, on its scale of comparison.
 
     `variance` between windows, `sampling` the mean variance by the sampling of rows, `windows` how many independent ones
@@ -49,7 +53,7 @@ class Usual(msgspec.Struct, frozen=True, kw_only=True):
     last: float
 
 
-class Judged(NamedTuple):
+class Movement(NamedTuple):
     """How far a measure moved: `moved` 1 is the limit, `watched` whether the limit to watch is reached; the usual `low` to `high`."""
 
     moved: float
@@ -58,9 +62,9 @@ class Judged(NamedTuple):
     high: float
 
 
-def usual(found: Sequence[Measured], at: Array) -> Usual:
+def variation_of(readings: Sequence[MeasureValue], at: Array) -> Variation:
     """The usual values of a measure from its windows, oldest first, `at` [N] the number of each window in time (ascending)."""
-    values = np.array([m.value for m in found])
+    values = np.array([m.value for m in readings])
     moved = values - values.mean()
     square = float((moved**2).mean())
     next_to = np.flatnonzero(np.diff(at) == 1)
@@ -68,12 +72,14 @@ def usual(found: Sequence[Measured], at: Array) -> Usual:
     m, together = len(values), 0.0
     if square > 0 and len(next_to):
         together = float((moved[next_to] * moved[next_to + 1]).mean()) / square
-        together = min(max(together + (1 + 3 * together) / m, 0.0), 0.99)  # Kendall's correction (1954)
+        together = min(together + (1 + 3 * together) / m, 0.99)  # Kendall's correction (1954)
+        error = math.sqrt(max(1 - together**2, 0.0) / m)
+        together = max(0.0, together - min(1.0, FEW / m) * error)
     windows = m**2 / float((together ** np.abs(at[:, None] - at[None, :])).sum())
-    return Usual(
+    return Variation(
         center=float(values.mean()),
         variance=square / max(1 - 1 / windows, 0.01) if windows > 1 else math.inf,
-        sampling=float(np.mean([f.variance for f in found])),
+        sampling=float(np.mean([f.variance for f in readings])),
         windows=windows,
         step=float((steps**2).mean()) if len(steps) else math.inf,
         steps=len(steps),
@@ -81,48 +87,59 @@ def usual(found: Sequence[Measured], at: Array) -> Usual:
     )
 
 
-def pooled(found: dict[str, Usual]) -> dict[str, Usual]:
+def pooled(each: dict[str, Variation]) -> dict[str, Variation]:
     """Categories of one column: none is taken to be steadier than they all are on average, for its sampling."""
-    ratio = max(1.0, float(np.mean([u.variance / u.sampling for u in found.values()]))) if found else 1.0
-    return {n: msgspec.structs.replace(u, variance=max(u.variance, ratio * u.sampling)) for n, u in found.items()}
+    ratio = max(1.0, float(np.mean([u.variance / u.sampling for u in each.values()]))) if each else 1.0
+    return {n: msgspec.structs.replace(u, variance=max(u.variance, ratio * u.sampling)) for n, u in each.items()}
 
 
-def assumed_share(count: int, rows: int) -> Usual:
-    """The usual values of a share of which no history is known, only `count` of `rows`: windows are taken to vary by ASSUMED_SPREAD."""
+def assumed_share(count: int, rows: int) -> Variation:
+    """The usual values of a share of which no history is known, only `count` of `rows`: windows vary by what is assumed."""
     here = share_of(count, rows)
-    variance = here.variance + ASSUMED_SPREAD**2
-    return Usual(
+    variance = here.variance + MEASURES["nulls"].spread ** 2
+    return Variation(
         center=here.value, variance=variance, sampling=here.variance, windows=MANY, step=math.inf, steps=0, last=here.value
     )
 
 
-def judged(name: str, now: Measured, before: Usual, cuts: Cuts, alpha: float, last: float | None, gap: float) -> Judged:
+def judged(
+    name: str, now: MeasureValue, before: Variation, cuts: Cuts, alpha: float, last: float | None = None, gap: float = 1.0
+) -> Movement:
     """Judge a measure, each limit two-sided at `alpha`; `last` is the newest usual value (None: of the history), `gap` windows ago."""
     more = max(0.0, now.variance - before.sampling)
     last = before.last if last is None else last
-    level = step = 0.0
+    level = step = level_watch = step_watch = 0.0
     low, high = -math.inf, math.inf
-    watched = False
     if before.windows >= LEAST_WINDOWS:
-        spread = math.sqrt((max(before.variance, before.sampling) + more) * (1 + 1 / before.windows))
-        degrees = before.windows - 1
-        if name.startswith("category:"):
-            degrees *= 2  # the spread is that of several categories together
-        half = spread * _t(degrees, alpha)
+        wider = 1 + 1 / before.windows
+        # The spread of a category is that of several together.
+        degrees = (before.windows - 1) * (2 if name.startswith("category:") else 1)
+        half, near = (
+            _half(name, max(before.variance, before.sampling), more, degrees, wider, a) for a in (alpha, WATCH * alpha)
+        )
         low, high = before.center - half, before.center + half
-        level = _ratio(name, now.value, before.center, half, cuts)
-        watched = _ratio(name, now.value, before.center, spread * _t(degrees, WATCH * alpha), cuts) >= 1
+        level, level_watch = (_ratio(name, now.value, before.center, h, cuts) for h in (half, near))
     if before.steps >= LEAST_WINDOWS:
         # Differences of independent windows overlap, so that three tell as much as two.
-        degrees = before.steps * 2 / 3
-        spread = math.sqrt((max(before.step, 2 * before.sampling) + more) * max(gap, 1.0))
-        half = spread * _t(degrees, alpha)
-        if step_beyond := _ratio(name, now.value, last, half, cuts):
-            step = step_beyond
+        square, degrees = max(before.step, 2 * before.sampling) / 2, before.steps * 2 / 3
+        half, near = (_half(name, square, more / 2, degrees, 2 * max(gap, 1.0), a) for a in (alpha, WATCH * alpha))
+        step, step_watch = (_ratio(name, now.value, last, h, cuts) for h in (half, near))
         if level < 1 <= step or low == -math.inf:
             low, high = last - half, last + half
-        watched |= _ratio(name, now.value, last, spread * _t(degrees, WATCH * alpha), cuts) >= 1
-    return Judged(max(level, step), watched, low, high)
+    return Movement(max(level, step), max(level_watch, step_watch) >= 1, low, high)
+
+
+def _half(name: str, variance: float, more: float, degrees: float, wider: float, alpha: float) -> float:
+    """Half the width of a prediction interval: `variance` of one window on so many degrees of freedom, `more` of the new one.
+
+    Where few windows tell the variance, Student's t is wide enough to hide anything. So it is also estimated together with what
+    the measure is assumed to vary by, as if PRIOR windows had told that (Smyth 2004), and the narrower interval counts.
+    """
+    together = (PRIOR * measure(name).spread ** 2 + degrees * variance) / (PRIOR + degrees)
+    return min(
+        math.sqrt((variance + more) * wider) * _t(degrees, alpha),
+        math.sqrt((max(together, variance / 4) + more) * wider) * _t(PRIOR + degrees, alpha),
+    )
 
 
 def _ratio(name: str, now: float, center: float, half: float, cuts: Cuts) -> float:
@@ -130,7 +147,7 @@ def _ratio(name: str, now: float, center: float, half: float, cuts: Cuts) -> flo
     kind = measure(name)
     unit = 1.0 if kind.share else cuts.deviation
     difference = abs(natural(name, now, cuts) - natural(name, center, cuts)) / unit
-    return min(abs(now - center) / half, difference / kind.floor)
+    return min(abs(now - center) / max(half, TINY), difference / kind.floor)
 
 
 def _t(degrees: float, alpha: float) -> float:

@@ -37,18 +37,22 @@ SORTED_ROWS = 20_000
 
 
 class Measure(NamedTuple):
-    """`floor`: the least difference that matters, as a share, or in deviations of the reference where it is no share."""
+    """`floor`: the least difference that matters, as a share, or in deviations of the reference where it is no share.
+
+    `spread`: the standard deviation from window to window that is assumed until windows tell it, on the scale of comparison.
+    """
 
     text: str
     floor: float
+    spread: float = 0.05
     share: bool = True
 
 
 MEASURES = {
-    "mean": Measure("mean", 0.1, share=False),
-    "low": Measure("share below {cut}", 0.05),
-    "middle": Measure("share below {cut}", 0.05),
-    "high": Measure("share below {cut}", 0.05),
+    "mean": Measure("mean", 0.1, spread=0.3, share=False),
+    "low": Measure("share below {cut}", 0.05, spread=0.12),
+    "middle": Measure("share below {cut}", 0.05, spread=0.12),
+    "high": Measure("share below {cut}", 0.05, spread=0.12),
     "constant": Measure("share of the most frequent value", 0.1),
     "category": Measure("share of {of}", 0.02),
     "unnamed": Measure("share of values that the reference does not name", 0.02),
@@ -74,7 +78,7 @@ class Cuts(msgspec.Struct, frozen=True, kw_only=True):
     named: list[str] = []
 
 
-class Measured(NamedTuple):
+class MeasureValue(NamedTuple):
     """A measure of one window: its value on the scale of comparison, and the variance of that by the sampling of rows."""
 
     value: float
@@ -133,7 +137,7 @@ def quantiles(reference: Histogram, at: Array) -> Array:
     return np.asarray(np.interp(at, shares, points))
 
 
-def measured(cuts: Cuts, values: pa.ChunkedArray, out_of_range: int = 0, new_category: int = 0) -> dict[str, Measured]:
+def measured(cuts: Cuts, values: pa.ChunkedArray, out_of_range: int = 0, new_category: int = 0) -> dict[str, MeasureValue]:
     """Every measure of `values` [N], N > 0 (numbers, booleans or texts, with nulls); NaN counts as null.
 
     `out_of_range` and `new_category` are the rows that the contract flagged.
@@ -147,18 +151,18 @@ def measured(cuts: Cuts, values: pa.ChunkedArray, out_of_range: int = 0, new_cat
     return {"nulls": share_of(rows - known, rows), **flagged, **found}
 
 
-def share_of(count: float, rows: int) -> Measured:
+def share_of(count: float, rows: int) -> MeasureValue:
     """A share of rows on the scale of comparison."""
-    return Measured(math.asin(math.sqrt((count + 0.375) / (rows + 0.75))), 1 / (4 * rows + 2))
+    return MeasureValue(math.asin(math.sqrt((count + 0.375) / (rows + 0.75))), 1 / (4 * rows + 2))
 
 
-def _of_numbers(cuts: Cuts, values: pa.ChunkedArray) -> tuple[int, dict[str, Measured]]:
+def _of_numbers(cuts: Cuts, values: pa.ChunkedArray) -> tuple[int, dict[str, MeasureValue]]:
     kept = numbers(values)
     kept = kept[~np.isnan(kept)]
     if len(kept) < FEWEST:
         return len(kept), {}
     moved = np.clip((kept - cuts.middle) / cuts.deviation, -CLIP, CLIP)
-    found = {"mean": Measured(float(moved.mean()), float(moved.var()) / len(kept))}
+    found = {"mean": MeasureValue(float(moved.mean()), float(moved.var()) / len(kept))}
     for name in ("low", "middle", "high"):
         cut = getattr(cuts, name)
         found[name] = share_of(float((kept < cut).sum() + (kept == cut).sum() / 2), len(kept))
@@ -167,7 +171,7 @@ def _of_numbers(cuts: Cuts, values: pa.ChunkedArray) -> tuple[int, dict[str, Mea
     return len(kept), found
 
 
-def _of_categories(categories: list[str], named: list[str], values: pa.ChunkedArray) -> tuple[int, dict[str, Measured]]:
+def _of_categories(categories: list[str], named: list[str], values: pa.ChunkedArray) -> tuple[int, dict[str, MeasureValue]]:
     counted = pc.value_counts(values.cast(pa.string()))
     counts: Mapping[str | None, int] = dict(
         zip(counted.field("values").to_pylist(), counted.field("counts").to_pylist(), strict=True)
