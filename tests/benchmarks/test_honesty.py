@@ -59,7 +59,6 @@ def test_claim_holds(name: str) -> None:
     assert found.honest, f"{name}: {found.right:.1%} ± {found.error:.1%}, definite in {found.definite:.0%}"
 
 
-<<<<<<< HEAD
 def test_stationary_years_with_weekly_shocks_hardly_decay() -> None:
     """52 windows of 500 rows, a promise of 300: without an error of the promise 17 % of all windows were decayed."""
     for shock, most in ((0.0, 1), (0.15, 2)):
@@ -72,12 +71,12 @@ def test_stationary_years_with_weekly_shocks_hardly_decay() -> None:
         for claim in lives:
             wrong = sum(not claim.trial(np.random.default_rng([seed, 1])).true for seed in range(10))
             assert wrong <= most, claim.name
-=======
+
+
 @pytest.mark.parametrize("name", SLOWER)
 def test_claim_about_drift_holds(name: str) -> None:
     found = measure(BY_NAME[name], 4)
     assert found.honest, f"{name}: {found.right:.1%} ± {found.error:.1%}"
->>>>>>> d1f4e2c (Drift is judged by a budget of false alarms, from how windows of the history differ)
 
 
 def test_measure_refuses_a_claim_that_does_not_hold() -> None:
