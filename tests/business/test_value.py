@@ -7,9 +7,9 @@ import pytest
 from tests.traffic import LOOP, OUTCOME, SCOPE, START, VALUE, WEEK, World, package, rows, truths
 
 from loopwright.business.costs import compute_cost
-from loopwright.business.value import account, expected, value
+from loopwright.business.value import account, expected, money_over_heuristic, value
 from loopwright.records.declarations import Outcome, Value
-from loopwright.records.evaluation import Leaderboard, LeaderboardRow
+from loopwright.records.evaluation import Estimate, Leaderboard, LeaderboardRow
 from loopwright.records.package import Output
 from loopwright.records.turns import Step
 from loopwright.records.windows import ValueWindow
@@ -207,3 +207,24 @@ def test_numbers_are_paid_by_how_far_they_are_off() -> None:
     assert (found.over_heuristic.low, found.over_heuristic.high) == pytest.approx(
         np.percentile(plain, [2.5, 97.5]), abs=0.15 * half
     )
+
+
+def test_without_a_value_table_nothing_is_made_over_the_heuristic() -> None:
+    """A winner whose figure was drawn to the others' has no money that could be."""
+    luck = {"average_precision": Estimate(value=0.8, low=0.7, high=0.9, n=500)}
+    rows = [
+        LeaderboardRow(
+            rank=1,
+            candidate=name,
+            phase=phase,
+            package=name,
+            measures={"average_precision": 0.8},
+            intervals={},
+            met={},
+            score=1.0,
+            shrunk=luck,
+        )
+        for name, phase in (("heuristic", 1), ("trees", 3))
+    ]
+    board = Leaderboard(turn="t", as_of=START, examples="", rows=rows, comparisons=[], weights={}, verdict="", winner="trees")
+    assert money_over_heuristic(board) == ""

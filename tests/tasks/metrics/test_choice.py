@@ -110,3 +110,9 @@ def test_estimates_of_groups_are_drawn_to_their_mean_as_far_as_chance_explains()
     apart = [Estimate(v, v - 0.001, v + 0.001, 50) for v in rng.normal(1, 0.1, 100).tolist()]
     assert [one.value for one in metrics.pooled(apart)] == pytest.approx([one.value for one in apart], abs=1e-4)
     assert metrics.pooled(apart[:2]) == apart[:2]
+
+
+def test_without_rows_nobody_is_better() -> None:
+    nothing = contest("average_precision", np.zeros(0, dtype=bool), np.zeros((3, 0)))
+    assert nothing.adjusted([(1, 0), (2, 0)]) == [1.0, 1.0]
+    assert nothing.confidence_set() == []

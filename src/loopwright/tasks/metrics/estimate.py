@@ -23,7 +23,7 @@ from loopwright.tasks.metrics.nonnegative import nonnegative, shrunk
 from loopwright.tasks.metrics.registry import MEASURES, metric
 from loopwright.tasks.metrics.resample import Units, ends
 from loopwright.tasks.registry import TASKS
-from loopwright.tasks.statistic import Slices, Statistic, mean
+from loopwright.tasks.statistic import Slices, Statistic, mean, undefined
 from loopwright.tasks.task import Answered, RowData
 
 MIN_EVENTS = 10
@@ -125,6 +125,8 @@ def statistics_of(
             raise DeclarationInvalid("metric", [(name, "is measured on the package, not computed from rows")])
         if name == "value_per_prediction" and value is None:
             raise DeclarationInvalid("metric", [(name, "needs the scope's value table")])
+    if not len(truth):
+        return [undefined(0) for _ in names]
     truth, answers = np.asarray(truth), answers._replace(score=np.asarray(answers.score, dtype=np.float64))
     earned = None
     if value is not None and "value_per_prediction" in names:
