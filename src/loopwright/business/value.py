@@ -156,7 +156,9 @@ def money_over_heuristic(board: Leaderboard) -> str:
         return ""
     pairs = (c.money for c in board.comparisons if (c.challenger, c.incumbent) == (winner.candidate, heuristic.candidate))
     money = next((m for m in pairs if m is not None), None)
-    luck = sum(sign * (row.measures[_MONEY] - _expected(row)) for sign, row in ((1, winner), (-1, heuristic)) if _MONEY in row.shrunk)
+    luck = sum(
+        sign * (row.measures[_MONEY] - _expected(row)) for sign, row in ((1, winner), (-1, heuristic)) if _MONEY in row.shrunk
+    )
     return "" if money is None else money_of(moved(money, -luck), sign=True)
 
 

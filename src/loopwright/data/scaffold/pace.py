@@ -25,7 +25,7 @@ def pace(moments: pa.ChunkedArray | None, columns: int) -> Pace:
     A window is the shortest of WINDOWS that holds enough rows to judge drift, at the rate of the newer half of the file; its
     `minimum_rows` is half of what it should hold. The longest time between retrainings is 1.5 times the file's span.
     """
-    drifted = min(3, 1 + columns // 2)
+    drifted = min(2, 1 + columns // 2)
     if moments is None:
         assumed = "The file does not say how many rows come when: a window of a week with 100 rows is assumed. Correct it."
         return Pace(assumed, "0s", 'every="7d", minimum_rows=100', f'every="90d", drift={drifted}, decay=0.1, cooldown="14d"')
