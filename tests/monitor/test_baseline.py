@@ -116,3 +116,15 @@ def test_very_short_windows_are_measured_on_a_bounded_number_of_stretches(world:
     assert entry is not None
     assert entry.record.stretches == 104
     assert timedelta(hours=6) * 104 < 8 * WEEK
+
+
+def test_a_history_with_a_gap_between_all_weeks_is_read_back(world: World) -> None:
+    """No week has a neighbour, so there is no step to judge; JSON has no infinity."""
+    alone = [
+        {c: pa.array([r[c] for r in rows(300, START - 9 * WEEK * i, seed=i)]) for c in ("delay", "hour")} for i in range(5)
+    ]
+    found, _ = measures_of(world.package, [pa.table(each) for each in alone], np.arange(5) * 9)
+    record = DriftBaseline(package="p", every="7d", stretches=5, variation=found)
+    entry = world.home.ledger.put(record, loop=LOOP, key="gaps")
+    assert world.home.ledger.get(entry.id, DriftBaseline).record == record
+    assert {v.steps for each in found.values() for v in each.values()} == {0}

@@ -41,7 +41,7 @@ class Variation(msgspec.Struct, frozen=True, kw_only=True):
     """A measure over the windows of a history, on its scale of comparison.
 
     `variance` between windows, `sampling` the mean variance by the sampling of rows, `windows` how many independent ones
-    they are worth; `step` the mean square of the difference of neighbours, over `steps` of them; `last` the newest value.
+    they are worth; `step` the mean square of the difference of neighbours, over `steps` of them (0: none); `last` the newest value.
     """
 
     center: float
@@ -78,10 +78,10 @@ def variation_of(readings: Sequence[MeasureValue], at: Array) -> Variation:
     windows = m**2 / float((together ** np.abs(at[:, None] - at[None, :])).sum())
     return Variation(
         center=float(values.mean()),
-        variance=square / max(1 - 1 / windows, 0.01) if windows > 1 else math.inf,
+        variance=square / max(1 - 1 / windows, 0.01),
         sampling=float(np.mean([f.variance for f in readings])),
         windows=windows,
-        step=float((steps**2).mean()) if len(steps) else math.inf,
+        step=float((steps**2).mean()) if len(steps) else 0.0,
         steps=len(steps),
         last=float(values[-1]),
     )
@@ -98,7 +98,7 @@ def assumed_share(count: int, rows: int) -> Variation:
     here = share_of(count, rows)
     variance = here.variance + MEASURES["nulls"].spread ** 2
     return Variation(
-        center=here.value, variance=variance, sampling=here.variance, windows=MANY, step=math.inf, steps=0, last=here.value
+        center=here.value, variance=variance, sampling=here.variance, windows=MANY, step=0.0, steps=0, last=here.value
     )
 
 
