@@ -291,3 +291,30 @@ def test_a_trifle_is_no_drift_however_many_rows_show_it() -> None:
     cuts = Cuts(categories=[])
     assert judged("nulls", share_of(1500, 100_000), found, cuts, 1e-4, None, 1.0).moved < 1
     assert judged("nulls", share_of(2500, 100_000), found, cuts, 1e-4, None, 1.0).moved > 1
+
+
+ODD: dict[str, list[float | None]] = {
+    "constant": [5.0] * 300,
+    "huge": [1e300, -1e300] * 150,
+    "near the largest": [1.7e308, -1.7e308] * 150,
+    "infinite": [np.inf, -np.inf, 1.0] * 100,
+    "smallest": [5e-324, 0.0] * 150,
+    "one of many": [1.0, *[None] * 299],
+    "none": [None] * 300,
+}
+
+
+@pytest.mark.parametrize("now", ODD)
+@pytest.mark.parametrize("before", [n for n in ODD if n not in ("none", "near the largest")])
+def test_odd_numbers_are_judged_without_a_warning(before: str, now: str) -> None:
+    column = Column("float", nullable=True)
+    known = reference.histogram("x", "request", column, pa.chunked_array([pa.array(ODD[before], pa.float64())]))
+    cuts, values = cuts_of(known), pa.chunked_array([pa.array(ODD[now], pa.float64())])
+    history = [measured(cuts, pa.chunked_array([pa.array(ODD[before], pa.float64())]))] * 6
+    distance = wasserstein(known, cuts, values)
+    assert distance is None or np.isfinite(distance)
+    for name, value in measured(cuts, values).items():
+        if name in history[0]:
+            found = judged(name, value, variation_of([h[name] for h in history], np.arange(6)), cuts, 1e-4)
+            assert np.isfinite(found.moved), name
+            assert (found.moved >= 1) <= (before != now), name

@@ -80,7 +80,9 @@ def wasserstein(reference: Histogram, cuts: Cuts, values: pa.ChunkedArray) -> fl
     if not len(kept):
         return None
     at = np.linspace(TRIMMED, 1 - TRIMMED, QUANTILES)
-    return float(np.abs(np.quantile(kept, at) - quantiles(reference, at)).mean()) / cuts.deviation
+    with np.errstate(over="ignore", invalid="ignore"):  # numbers near the largest float
+        distance = float(np.abs(np.quantile(kept, at) - quantiles(reference, at)).mean() / cuts.deviation)
+    return distance if np.isfinite(distance) else None
 
 
 def reached(psi: float, jensen_shannon: float, *, psi_at: float, jensen_shannon_at: float) -> float:

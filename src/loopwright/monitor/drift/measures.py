@@ -32,6 +32,9 @@ FEWEST = 20
 CLIP = 20.0
 """Values count as at most this many reference deviations from the median, so that one absurd value moves no mean."""
 
+SMALLEST = 1e-300
+"""A smaller deviation cannot be divided by."""
+
 SORTED_ROWS = 20_000
 """The most frequent number is looked for among so many rows, evenly spread."""
 
@@ -161,7 +164,8 @@ def _of_numbers(cuts: Cuts, values: pa.ChunkedArray) -> tuple[int, dict[str, Mea
     kept = kept[~np.isnan(kept)]
     if len(kept) < FEWEST:
         return len(kept), {}
-    moved = np.clip((kept - cuts.middle) / cuts.deviation, -CLIP, CLIP)
+    with np.errstate(over="ignore"):  # numbers near the largest float
+        moved = np.clip((kept - cuts.middle) / cuts.deviation, -CLIP, CLIP)
     found = {"mean": MeasureValue(float(moved.mean()), float(moved.var()) / len(kept))}
     for name in ("low", "middle", "high"):
         cut = getattr(cuts, name)
@@ -190,5 +194,8 @@ def _of_categories(categories: list[str], named: list[str], values: pa.ChunkedAr
 def _cuts(points: Array) -> Cuts:
     low, middle, high = (float(points[i]) for i in (20, 100, 180))
     # The distance of these quantiles is 2.563 deviations of a normal distribution, and no tail makes it large.
-    deviation = (high - low) / 2.563 or float(points.std()) or max(abs(middle), 1.0)
+    with np.errstate(over="ignore", invalid="ignore"):
+        deviation = (high - low) / 2.563 or float(points.std()) or max(abs(middle), 1.0)
+    if not SMALLEST < deviation < math.inf:
+        deviation = max(abs(middle), 1.0)
     return Cuts(low=low, middle=middle, high=high, deviation=deviation)
