@@ -560,7 +560,7 @@ def _monitor(state: Turning) -> tuple[str, dict[str, Any]]:
     columns = watched_columns(package)
     policy = state.loop.monitor
     return (
-        f"watches {count(len(columns), 'column')} and the score every {policy.every} (at most {policy.false_alarms_per_year:g} false alarms of drift a year)",
+        f"watches {count(len(columns), 'column')} and the score every {policy.every} (false alarms of drift a year: at most {policy.false_alarms_per_year:g})",
         {"columns": columns},
     )
 

@@ -177,3 +177,11 @@ def test_a_reference_of_a_few_rows_judges_nothing(world: World) -> None:
     found = window(logged(world), small, Monitor(), START, START + WEEK)
     assert {c.state for c in found.columns} == {"no data"}
     assert found.drifted == []
+
+
+def test_impact_of_integers_beyond_the_precision_of_a_float_is_told_without_a_warning(world: World) -> None:
+    world.predict(rows(200, START))
+    [hour] = [h for h in world.package.reference.columns if h.column == "hour"]
+    far = msgspec.structs.replace(hour, edges=[0.0], counts=[100, 100], minimum=-(2.0**63), maximum=2.0**63)
+    impact = Impact(world.package, logged(world))
+    assert len(impact._drawn(far, world.package.columns["hour"])) == 200

@@ -7,7 +7,7 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 
-from loopwright.base.arrays import Array
+from loopwright.base.arrays import Array, spread_rows
 from loopwright.base.progress import Progress, Silent
 from loopwright.develop.feature_values import FeatureValues
 from loopwright.develop.features import TracedFeatures
@@ -54,7 +54,7 @@ def scan(
     rows = examples.filter(examples.column("_label").is_valid())
     most = min(ROWS, max(WIDE_ROWS, CELLS // max(len(traced.columns), 1)))
     if len(rows) > most:
-        rows = rows.take(pa.array(np.unique(np.linspace(0, len(rows) - 1, most).astype(np.int64))))
+        rows = rows.take(pa.array(spread_rows(len(rows), most)))
     aims = targets(rows.column("_label"), task) if len(rows) else []
     if len(rows) < LEAST:
         return Scanned([], too_few(aims))

@@ -6,10 +6,9 @@ from typing import Any
 import msgspec
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from loopwright.base.arrays import Array
-from loopwright.graph.columns import arrow_array, numbers
+from loopwright.base.arrays import Array, spread_rows
+from loopwright.graph.columns import arrow_array, numbers, value_counts
 from loopwright.graph.session import Feeder, Graph
 from loopwright.records.declarations import Column
 from loopwright.records.package import Golden, Histogram
@@ -48,10 +47,7 @@ def histogram(name: str, role: str, column: Column, values: pa.ChunkedArray) -> 
     plain, null = arrow_array(name, msgspec.structs.replace(column, nullable=True), values)  # not all of it was sent
     words = plain if column.type == "string" else np.where(plain, "true", "false").astype(object)
     kept = words if null is None else words[~null]
-    counted = pc.value_counts(pa.array(kept, type=pa.string()))
-    counts = sorted(
-        zip(counted.field("values").to_pylist(), counted.field("counts").to_pylist(), strict=True), key=lambda c: (-c[1], c[0])
-    )
+    counts = sorted(value_counts(pa.array(kept, type=pa.string())).items(), key=lambda c: (-c[1], c[0]))
     top = sorted(counts[:CATEGORIES])
     return Histogram(
         column=name,
@@ -120,7 +116,7 @@ def golden(
     """Up to 20 rows spread over the table, each with the score that the graph gives for it alone."""
     feeder = Feeder(graph, columns)
     found = []
-    for row in served_rows(columns, table, np.unique(np.linspace(0, len(table) - 1, GOLDEN).astype(np.int64))):
+    for row in served_rows(columns, table, spread_rows(len(table), GOLDEN)):
         given = {name: row[name] for name in request}, {name: row.get(name) for name in context}
         found.append(Golden(request=given[0], context=given[1], score=float(graph.score(feeder([row]))[0])))
     return found

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import numpy as np
 from sklearn.base import clone
 
-from loopwright.base.arrays import Array
+from loopwright.base.arrays import Array, spread_rows
 from loopwright.base.errors import (
     CandidatesFailed,
     ConversionRefused,
@@ -142,7 +142,7 @@ def made_up(outcome: Outcome, columns: int) -> TrainingData:
 def _spread(training_data: TrainingData, goal: Goal) -> Array:
     """Indices of rows from everywhere, with some of each class, and of each column the least, the largest and a missing value."""
     matrix, count = training_data.matrix, len(training_data.matrix)
-    rows = np.unique(np.linspace(0, count - 1, min(REHEARSAL, count)).astype(np.int64))
+    rows = spread_rows(count, REHEARSAL)
     missing = ~np.isfinite(matrix)
     ends = [missing.argmax(axis=0), *(f(np.where(missing, 0.0, matrix), axis=0) for f in (np.argmin, np.argmax))]
     if goal.output.shape.is_probability:

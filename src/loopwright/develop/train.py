@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from loopwright.base.arrays import Array
+from loopwright.base.arrays import Array, spread_rows
 from loopwright.base.errors import ConversionRefused, DeclarationInvalid, LoopwrightError
 from loopwright.base.progress import Progress, Silent
 from loopwright.base.text import count, interval, spaced
@@ -390,7 +390,7 @@ def fit_candidate(work: Work, candidate: Candidate, params: Mapping[str, Any] | 
     calibration = _calibration(work, candidate, unfitted, training_data)
     goal = msgspec.structs.replace(work.goal, calibration=calibration)
     names = work.traced.names(work.vocabulary, candidate.encoding)
-    some = work.validation_table.take(pa.array(_spread(len(work.validation_table), _EXPLAINED_ROWS)))
+    some = work.validation_table.take(pa.array(spread_rows(len(work.validation_table), _EXPLAINED_ROWS)))
     tried = load(candidate.name, graph)
     explained = explanation(
         estimator, goal, names, training_data.matrix, work.drawn.rows, tried.run(arrow_feed(tried, work.columns, some))
@@ -447,7 +447,7 @@ def _evaluated(work: Work, fitted: _Fitted) -> _Evaluated:
         raise ConversionRefused(fitted.name, f"{int((~np.isfinite(score)).sum())} validation rows give no number")
     border = _border(work, graph, score) if fitted.calibration is None else fitted.calibration.threshold
     whole = metrics.answered(output, score, values, border)
-    sample = _spread(len(table), _LATENCY_ROWS)
+    sample = spread_rows(len(table), _LATENCY_ROWS)
     evaluation = evaluate(
         work.truth[work.judged],
         whole.at(judged),
@@ -519,11 +519,6 @@ def _packaged(work: Work, made: _Evaluated, left_out: Mapping[str, str]) -> Meas
     )
     judged = made.evaluation, made.manifest.output.task
     return Measured(row=row, given=made.given, perfect=practically_perfect(*judged), perfect_on_few=perfect_on_few(*judged))
-
-
-def _spread(rows: int, most: int) -> Array:
-    """At most `most` indices, spread evenly over `rows`."""
-    return np.unique(np.linspace(0, rows - 1, most).astype(np.int64))
 
 
 def answers_of(graph: Graph, columns: Mapping[str, Column], table: pa.Table) -> tuple[Array, Array | None]:

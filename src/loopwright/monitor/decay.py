@@ -29,10 +29,8 @@ DECAY_SHARE = 0.1
 """Share of the alarms of a year that single windows may spend on decay."""
 
 MAX_LEVEL = 0.025
-_ASSUMED, _PRIOR_WINDOWS = (
-    0.5,
-    2.0,
-)  # until windows show how much they differ: by half of the declared drop, as if two windows had shown it
+# Until windows show how much they differ: by half of the declared drop, as if two windows had shown it.
+_ASSUMED, _PRIOR_WINDOWS = 0.5, 2.0
 _OUTLYING, _MEDIAN_OF_CHI2 = 3.0, 0.455
 _YEAR = timedelta(days=365)
 _ALWAYS = 0.05  # two-sided, of the confidence sequence

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from loopwright.graph.columns import numbers
+from loopwright.graph.columns import numbers, value_counts
 from loopwright.monitor.drift.baseline import DriftBaseline
 from loopwright.monitor.drift.distances import bins, jensen_shannon, measurable, psi, reached, wasserstein
 from loopwright.monitor.drift.limits import Variation, assumed_share, judged
@@ -232,7 +232,11 @@ class Judge:
         self._package = package
         self._every = duration(monitor.every)
         self._gap = max(1.0, (start - package.manifest.training.last) / self._every + 1)
-        self._previous = [w for w in context.previous if w.reference == package.digest and w.state != "no data"]
+        self._previous = [
+            (w.start, {c.column: c for c in w.columns})
+            for w in context.previous
+            if w.reference == package.digest and w.state != "no data"
+        ]
         share = min(monitor.false_alarms_per_year * self._every / YEAR, MAX_FALSE_ALARM)
         self._alpha = share / max(2 * tests, 1)  # each measure has two limits
 
@@ -277,14 +281,14 @@ class Judge:
 
     def _last(self, column: str, name: str) -> tuple[float | None, float]:
         """The newest value of a measure that was as usual, and how many windows ago; None: that of the history."""
-        for before in self._previous:
-            found = next((c for c in before.columns if c.column == column), None)
-            if found is not None and name in found.measures and all(f.measure != name for f in found.findings):
-                return found.measures[name], (self._start - before.start) / self._every
+        for start, columns in self._previous:
+            before = columns.get(column)
+            if before is not None and name in before.measures and all(f.measure != name for f in before.findings):
+                return before.measures[name], (self._start - start) / self._every
         return None, self._gap
 
     def _without_history(self, each: _MeasuredColumn, reference: Histogram) -> tuple[float, State, list[Finding]]:
-        """By the size of distances, and by shares that are near constant in most systems, as if they varied by ASSUMED_SPREAD."""
+        """By the size of distances, and by shares that are near constant in most systems, as if they varied by what `MEASURES` assumes."""
         shares = {"nulls": reference.missing, "out_of_range": 0, "new_category": 0}
         assumed = {n: assumed_share(count, reference.rows) for n, count in shares.items()}
         few = each._replace(found={n: m for n, m in each.found.items() if n in assumed})
@@ -305,6 +309,4 @@ def _mean(values: pa.ChunkedArray) -> float | None:
 
 def _counts(values: pa.ChunkedArray | pa.Array) -> dict[str, int]:
     """Count of each text, most frequent first."""
-    counted = pc.value_counts(values)
-    pairs = zip(counted.field("values").to_pylist(), counted.field("counts").to_pylist(), strict=True)
-    return dict(sorted(pairs, key=lambda pair: (-pair[1], pair[0])))
+    return dict(sorted(value_counts(values).items(), key=lambda pair: (-pair[1], pair[0])))

@@ -26,7 +26,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from scipy import special, stats
 
-from loopwright.base.arrays import Array
+from loopwright.base.arrays import Array, spread_rows
 from loopwright.records.declarations import SHAPES, Task
 from loopwright.records.evaluation import Suspect
 from loopwright.tasks.registry import TASKS
@@ -296,9 +296,7 @@ def together(parts: Mapping[str, Values], look: ScanData) -> list[tuple[list[str
 def _some(target: LeakTarget) -> Array:
     """A sample of rows, evenly over time, to test many sets of columns: as many rows of a class as of the others, if there are enough."""
     sides = [np.flatnonzero(target.truth), np.flatnonzero(~target.truth)] if target.is_class else [np.arange(len(target.truth))]
-    return np.sort(
-        np.concatenate([side[np.unique(np.linspace(0, len(side) - 1, TOGETHER_ROWS).astype(np.int64))] for side in sides])
-    )
+    return np.sort(np.concatenate([side[spread_rows(len(side), TOGETHER_ROWS)] for side in sides]))
 
 
 def _numbers(parts: Mapping[str, Values]) -> dict[str, Array]:

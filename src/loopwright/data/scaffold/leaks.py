@@ -5,6 +5,7 @@ from collections.abc import Collection
 import numpy as np
 import pyarrow as pa
 
+from loopwright.base.arrays import spread_rows
 from loopwright.data.scaffold.template import DraftTarget
 from loopwright.tasks.leakage import LEAST, ScanData, of_columns, targets, together, values_of
 
@@ -20,7 +21,7 @@ def leaking(frame: pa.Table, columns: Collection[str], aim: DraftTarget) -> dict
     known = np.flatnonzero(aim.known)
     if aim.truth is None or len(known) < LEAST:
         return {}
-    rows = known[np.unique(np.linspace(0, len(known) - 1, ROWS).astype(np.int64))]
+    rows = known[spread_rows(len(known), ROWS)]
     look = ScanData(
         targets(pa.chunked_array([pa.array(aim.truth[rows])]), aim.task),
         np.random.default_rng(0).random(len(rows)) < 0.5,

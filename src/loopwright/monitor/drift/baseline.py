@@ -9,7 +9,7 @@ from typing import ClassVar
 import numpy as np
 import pyarrow as pa
 
-from loopwright.base.arrays import Array
+from loopwright.base.arrays import Array, spread_rows
 from loopwright.base.errors import Damaged, RecordNotFound
 from loopwright.base.log_lines import LOG
 from loopwright.graph.columns import arrow_feed
@@ -29,7 +29,7 @@ SCORED_ROWS = 1000
 
 
 class DriftBaseline(Record, frozen=True, kw_only=True):
-    """Variation values by column (`score`, `label` and features among them) and measure, over `stretches` stretches of a package's history.
+    """Variation of each measure by column (`score`, `label` and features among them), over `stretches` stretches of a package's history.
 
     `features`: cuts of the features that are no columns. Empty where the history is gone or shorter than MIN_STRETCHES windows.
     """
@@ -63,7 +63,7 @@ def drift_baseline(home: Home, loop: str, package: Probed, monitor: Monitor) -> 
 def measures_of(
     package: Probed, stretches: list[pa.Table], at: Array
 ) -> tuple[dict[str, dict[str, Variation]], dict[str, Cuts]]:
-    """Variation values by column and measure over `stretches`, numbered `at` [N] in time, and the cuts of features."""
+    """Variation of each measure by column over `stretches`, numbered `at` [N] in time, and the cuts of features."""
     some = [_spread(stretch) for stretch in stretches]
     answers, features = _answers(package, some), derived_features(package, some)
     cuts = {name: cuts_of_numbers(np.concatenate([p.to_numpy() for p in parts])) for name, parts in features.items()}
@@ -96,14 +96,14 @@ def derived_features(package: Probed, tables: list[pa.Table]) -> dict[str, list[
 
 
 def variations(windows: list[dict[str, MeasureValue]], at: Array) -> dict[str, Variation]:
-    """The usual values of the measures that every window has."""
+    """The variation of the measures that every window has."""
     names = [name for name in windows[0] if all(name in w for w in windows)]
     each = {name: variation_of([w[name] for w in windows], at) for name in names}
     return each | pooled({name: u for name, u in each.items() if name.startswith("category:")})
 
 
 def _spread(table: pa.Table) -> pa.Table:
-    return table.take(pa.array(np.unique(np.linspace(0, table.num_rows - 1, SCORED_ROWS).astype(np.int64))))
+    return table.take(pa.array(spread_rows(table.num_rows, SCORED_ROWS)))
 
 
 def _history(home: Home, package: Probed) -> pa.Table | None:
@@ -112,7 +112,7 @@ def _history(home: Home, package: Probed) -> pa.Table | None:
         return read_examples(home, package.manifest.training.examples, ["_decided_at", *package.columns])
     except RecordNotFound:
         return None
-    except Damaged as error:  # every movement counts then, and `verify` finds the file
+    except Damaged as error:  # the window is judged without a history, and `verify` finds the file
         LOG.warning("%s", error)
         return None
 

@@ -26,9 +26,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from loopwright.graph.columns import numbers
+from loopwright.graph.columns import numbers, value_counts
 from loopwright.monitor.drift.measures import Cuts, quantiles
 from loopwright.records.package import Histogram
 
@@ -130,8 +129,7 @@ def _numbers(edges: Sequence[float], values: pa.ChunkedArray) -> tuple[Array, in
 
 
 def _categories(categories: Sequence[str], values: pa.ChunkedArray) -> tuple[Array, int]:
-    counted = pc.value_counts(values.cast(pa.string()))
-    counts = dict(zip(counted.field("values").to_pylist(), counted.field("counts").to_pylist(), strict=True))
+    counts = value_counts(values.cast(pa.string()))
     missing = counts.pop(None, 0)
     known = [counts.pop(c, 0) for c in categories]
     return np.array([*known, sum(counts.values())], dtype=np.int64), missing

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from loopwright.base.arrays import Array
+from loopwright.base.arrays import Array, spread_rows
 from loopwright.graph.columns import ARROW_TYPES, arrow_feed
 from loopwright.graph.session import Graph
 from loopwright.monitor.drift.measures import quantiles
@@ -23,6 +23,9 @@ ROWS = 1000
 """Rows of a window, evenly spread, that are scored again."""
 
 SEED = 20
+LARGEST = 2.0**63 - 1024
+"""The largest float64 that is an int64."""
+
 DRAWN = ("float", "integer", "boolean", "string")
 """Types of columns whose values can be drawn."""
 
@@ -32,7 +35,7 @@ class Impact:
 
     def __init__(self, package: Probed, rows: pa.Table) -> None:
         self._package = package
-        self._rows = rows.take(pa.array(np.unique(np.linspace(0, rows.num_rows - 1, ROWS).astype(np.int64))))
+        self._rows = rows.take(pa.array(spread_rows(rows.num_rows, ROWS)))
 
     def __call__(self, reference: Histogram) -> float | None:
         """Mean change of the answer when the column is drawn from its reference, as a share of the usual difference of two answers.
@@ -61,7 +64,9 @@ class Impact:
             found = [word == "true" for word in words] if column.type == "boolean" else words.tolist()
         else:
             values = quantiles(reference, rng.random(rows))
-            found = (np.rint(values).astype(np.int64) if column.type == "integer" else values).tolist()
+            found = (
+                np.clip(np.rint(values), -LARGEST, LARGEST).astype(np.int64) if column.type == "integer" else values
+            ).tolist()
         null = rng.random(rows) < reference.missing / max(reference.rows, 1)
         return [None if n and column.nullable else value for value, n in zip(found, null, strict=True)]
 

@@ -32,7 +32,11 @@ FEW = 8
 """Up to so many windows autocorrelation counts only above its standard error: a chance likeness of a few is no season."""
 
 TINY = 1e-9
+"""Half a limit is no narrower, so that a difference can be divided by it."""
+
 MANY = 1e6
+"""So many windows stand for a variance that is assumed and not estimated."""
+
 WATCH = 10.0
 """A column is watched from limits that are reached so many times as often."""
 
@@ -63,19 +67,19 @@ class Movement(NamedTuple):
 
 
 def variation_of(readings: Sequence[MeasureValue], at: Array) -> Variation:
-    """The usual values of a measure from its windows, oldest first, `at` [N] the number of each window in time (ascending)."""
+    """The variation of a measure over its windows, oldest first, `at` [N] the number of each window in time (ascending)."""
     values = np.array([m.value for m in readings])
     moved = values - values.mean()
     square = float((moved**2).mean())
     next_to = np.flatnonzero(np.diff(at) == 1)
     steps = values[next_to + 1] - values[next_to]
-    m, together = len(values), 0.0
+    m, correlation = len(values), 0.0
     if square > 0 and len(next_to):
-        together = float((moved[next_to] * moved[next_to + 1]).mean()) / square
-        together = min(together + (1 + 3 * together) / m, 0.99)  # Kendall's correction (1954)
-        error = math.sqrt(max(1 - together**2, 0.0) / m)
-        together = max(0.0, together - min(1.0, FEW / m) * error)
-    windows = m**2 / float((together ** np.abs(at[:, None] - at[None, :])).sum())
+        correlation = float((moved[next_to] * moved[next_to + 1]).mean()) / square
+        correlation = min(correlation + (1 + 3 * correlation) / m, 0.99)  # Kendall's correction (1954)
+        error = math.sqrt(max(1 - correlation**2, 0.0) / m)
+        correlation = max(0.0, correlation - min(1.0, FEW / m) * error)
+    windows = m**2 / float((correlation ** np.abs(at[:, None] - at[None, :])).sum())
     return Variation(
         center=float(values.mean()),
         variance=square / max(1 - 1 / windows, 0.01),
@@ -94,7 +98,7 @@ def pooled(each: dict[str, Variation]) -> dict[str, Variation]:
 
 
 def assumed_share(count: int, rows: int) -> Variation:
-    """The usual values of a share of which no history is known, only `count` of `rows`: windows vary by what is assumed."""
+    """The variation of a share without a history, by `count` of `rows` of the reference and the spread that is assumed."""
     here = share_of(count, rows)
     variance = here.variance + MEASURES["nulls"].spread ** 2
     return Variation(
@@ -135,10 +139,10 @@ def _half(name: str, variance: float, more: float, degrees: float, wider: float,
     Where few windows tell the variance, Student's t is wide enough to hide anything. So it is also estimated together with what
     the measure is assumed to vary by, as if PRIOR windows had told that (Smyth 2004), and the narrower interval counts.
     """
-    together = (PRIOR * measure(name).spread ** 2 + degrees * variance) / (PRIOR + degrees)
+    pooled_variance = (PRIOR * measure(name).spread ** 2 + degrees * variance) / (PRIOR + degrees)
     return min(
         math.sqrt((variance + more) * wider) * _t(degrees, alpha),
-        math.sqrt((max(together, variance / 4) + more) * wider) * _t(PRIOR + degrees, alpha),
+        math.sqrt((max(pooled_variance, variance / 4) + more) * wider) * _t(PRIOR + degrees, alpha),
     )
 
 

@@ -7,17 +7,15 @@ Shares are compared on Anscombe's arcsine scale (1948), where the sampling varia
 """
 
 import math
-from collections.abc import Mapping
 from typing import NamedTuple
 
 import msgspec
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from loopwright.base.arrays import Array
 from loopwright.base.text import number, share
-from loopwright.graph.columns import numbers
+from loopwright.graph.columns import numbers, value_counts
 from loopwright.records.package import Histogram
 
 CATEGORY_SHARE = 0.01
@@ -176,10 +174,7 @@ def _of_numbers(cuts: Cuts, values: pa.ChunkedArray) -> tuple[int, dict[str, Mea
 
 
 def _of_categories(categories: list[str], named: list[str], values: pa.ChunkedArray) -> tuple[int, dict[str, MeasureValue]]:
-    counted = pc.value_counts(values.cast(pa.string()))
-    counts: Mapping[str | None, int] = dict(
-        zip(counted.field("values").to_pylist(), counted.field("counts").to_pylist(), strict=True)
-    )
+    counts = value_counts(values.cast(pa.string()))
     known = sum(count for category, count in counts.items() if category is not None)
     if known < FEWEST:
         return known, {}

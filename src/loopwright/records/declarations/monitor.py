@@ -8,7 +8,8 @@ class Monitor(Declaration, frozen=True, kw_only=True):
 
     Attributes:
         every: Length of a window.
-        false_alarms_per_year: How many alarms of drift a year without drift may give, over all columns and windows together.
+        false_alarms_per_year: How many alarms of drift a year without drift may give, over all columns and windows together; single windows
+            may spend a tenth of that on decay as well.
         psi: Population stability index of a column from which it has drifted, where no training history tells what is usual.
         jensen_shannon: Jensen-Shannon distance that it must reach as well.
         minimum_rows: Minimum rows of a window; with fewer its state is "no data".

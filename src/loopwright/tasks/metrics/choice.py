@@ -58,9 +58,7 @@ class Contest:
         leverage = (self._leverage[new] + self._leverage[old]) / 2
         parts = np.abs(self._sums[new] - self._sums[old] + (a.value - b.value) * leverage)
         parts = parts[parts > 1e-9 * parts.max()]
-        step = float(
-            parts.min()
-        )  # the sum moves by twice that at least; half a step corrects for it (continuity: Edwards 1948)
+        step = float(parts.min())  # the sum moves by twice that; half a step corrects for it (continuity: Edwards 1948)
         far = (gain - min(step, gain)) / float(np.square(parts).sum()) ** 0.5
         return float(max(_NORMAL.cdf(-far), 0.5 ** len(parts)))
 
