@@ -21,6 +21,7 @@ from loopwright.verbs.replay import Replayed, summarise
 
 Rows = list[dict[str, Any]]
 LOOP = load_loop(FILE)
+WAIT = dt.timedelta(days=2)
 
 
 class Played(NamedTuple):
@@ -150,7 +151,7 @@ def test_the_totals_are_the_plain_sums(world: World, played: Any) -> None:
     model, rule, rows = 0.0, 0.0, 0
     weeks = [0.0] * len(fair.run.laps)
     for a in fair.answers:
-        if a["order"] not in truth:
+        if a["order"] not in truth or a["_at"] > END - WAIT:
             continue
         late = truth[a["order"]]
         rows += 1
@@ -163,6 +164,24 @@ def test_the_totals_are_the_plain_sums(world: World, played: Any) -> None:
     assert [w.value for w in found.weeks] == pytest.approx(weeks)
     assert found.over_heuristic.value == pytest.approx(model - rule)
     assert found.predictions == len(fair.answers) == sum(w.rows for w in found.weeks)
+
+
+def test_totals_count_no_absence_before_its_wait_is_over(world: World, tmp_path: Path) -> None:
+    """Events only: no row means `false`, but not for decisions whose event may still come."""
+    events = msgspec.structs.replace(LOOP, outcome=msgspec.structs.replace(LOOP.outcome, absent="false"))
+    only_late = world._replace(deliveries=[r for r in world.deliveries if r["minutes"] > 60])
+    stop = START + WEEK + WAIT
+    with synthetic.filled(tmp_path / "home", START, only_late) as home:
+        run = replay(home, events, start=START, end=stop, policy="never")
+        found = summarise(home, events, run, "never")
+        answers = home.lake.read("predictions.late").to_pylist()
+    truth = synthetic.truth_of(only_late, stop)
+    settled = [(a["_label"], truth.get(a["order"], False)) for a in answers if a["_at"] <= stop - WAIT]
+    assert found.value.n == len(settled) < len(answers)
+    assert found.value.value == pytest.approx(sum(WORTH[given] - WORTH[False, given[1]] for given in settled))
+    first, last = found.weeks
+    assert first.value == pytest.approx(found.value.value)
+    assert last.value != last.value, "nothing is settled yet: no number, not 0"
 
 
 def test_beside_it_stands_what_never_retraining_really_comes_to(played: Any) -> None:

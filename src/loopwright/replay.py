@@ -35,11 +35,9 @@ from loopwright.records.prediction import OutcomeRow, unit_text
 from loopwright.records.releases import ReleaseState
 from loopwright.records.windows import Quality, Window
 from loopwright.stores.home import Home
-from loopwright.stores.outcomes.join import join, outcomes
-from loopwright.stores.outcomes.labelled import Known, known
+from loopwright.stores.outcomes.labelled import Known, known, with_truth
 from loopwright.stores.outcomes.rescore import routed, score, segment_packages
 from loopwright.stores.packages.probe import open_probed
-from loopwright.stores.prediction_log.read import predictions
 from loopwright.stores.prediction_log.segment import log_folder
 from loopwright.stores.prediction_log.writer import LogWriter
 from loopwright.tasks import metrics
@@ -323,10 +321,9 @@ def _microseconds(span: timedelta) -> int:
 
 
 def compare(home: Home, loop: Loop, run: ReplayRun) -> PolicyComparison:
-    """Compare three policies on every row with a known outcome: the replayed releases, the first release never retrained, the heuristic."""
-    logged = predictions(home, loop.name, start=run.laps[0].start, end=run.laps[-1].end)
-    known_by = run.laps[-1].end + duration(loop.outcome.wait)
-    joined = join(home, logged, outcomes(home, loop.name, known_by=known_by), loop.outcome, known_by=known_by)
+    """Compare three policies on the rows whose wait was over at the end: the replayed releases, the first never retrained, the heuristic."""
+    start, end = run.laps[0].start, run.laps[-1].end
+    joined = with_truth(home, loop.name, loop.outcome, start=start, end=end, known_at=end)
     answered_by = pc.unique(joined["_package"]).to_pylist()
     found = known(
         joined, loop.outcome, {digest: home.packages.read(digest).manifest.output for digest in answered_by}, loop.unit or ""

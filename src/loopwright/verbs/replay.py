@@ -22,7 +22,8 @@ from loopwright.verbs.loop_file import loop_with_code
 class Week(msgspec.Struct, frozen=True, kw_only=True):
     """One monitoring window of a replay; `moved` is how far the most moved column went, as a multiple of what counts as drift. Values are in the scope's currency, over no model; metrics over known outcomes.
 
-    `metric` is null while the window is `provisional`: until the wait for outcomes is over, those that come late are missing.
+    `metric` is null while the window is `provisional`: until the wait for outcomes is over, those that come late are missing. Values and the
+    other metrics count the decisions whose wait was over at the end of the replay; NaN (null in JSON) where there are none.
     """
 
     start: datetime
@@ -132,6 +133,7 @@ def summarise(home: Home, declared: Loop, run: ReplayRun, policy: str) -> Replay
 
 def _week(room: Any, compared: PolicyComparison, run: ReplayRun, money: dict[str, Any], index: int) -> Week:
     lap, mask = run.laps[index], compared.lap == index
+    worth = {policy: float(rows[mask].sum()) if mask.any() else float("nan") for policy, rows in money.items()}
     provisional = lap.quality is not None and lap.quality.mature_at is not None
     return Week(
         start=lap.start,
@@ -145,8 +147,8 @@ def _week(room: Any, compared: PolicyComparison, run: ReplayRun, money: dict[str
         metric_never=room.metric_of(compared, run.metric, "never", index),
         metric_heuristic=room.metric_of(compared, run.metric, "heuristic", index),
         package=lap.package,
-        value=float(money["served"][mask].sum()),
-        value_never=float(money["never"][mask].sum()),
-        value_heuristic=float(money["heuristic"][mask].sum()),
+        value=worth["served"],
+        value_never=worth["never"],
+        value_heuristic=worth["heuristic"],
         event=lap.event,
     )
