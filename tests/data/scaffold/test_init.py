@@ -469,6 +469,7 @@ def test_readings_of_things_are_told_apart_by_thing_and_moment(home: Home, tmp_p
     assert '"Zaehler": f.Zaehler' in (tmp_path / "loop" / "loop.py").read_text(encoding="utf-8")
     loop, _ = begun(home, tmp_path / "other", path, label="Verbrauch", key="Zähler")
     assert loop.requests.key == ["Zaehler", "Ablesung"]
+    assert '"Zaehler": f.Zaehler' in (tmp_path / "other" / "loop.py").read_text(encoding="utf-8"), "as without --key"
 
 
 def test_rows_that_cannot_be_read_are_said_with_the_reason(tmp_path: Path) -> None:

@@ -226,8 +226,11 @@ def _stamped(drafted: Drafted, inferred: Inferred) -> Drafted:
 
 
 def _names(table: Table, inferred: Inferred, key: str) -> dict[str, str]:
-    """Identifier columns, which are not features, and why: the user's key, row numbers and numbers of entities."""
-    called = {n: "" for n, c in table.columns.items() if {n, c.source} & {key, *key.split(",")}}
+    """Identifier columns, which are not features, and why: numbers in the user's key, row numbers and numbers of entities.
+
+    A text of the key may be a feature: of readings of machines, the machine often explains most.
+    """
+    called = {n: "" for n, c in table.columns.items() if c.type != "string" and {n, c.source} & {key, *key.split(",")}}
     numbers = [n for n, c in table.columns.items() if c.type in ("integer", "float") and n in inferred.frame.column_names]
     rows = {n: "" for n in numbers if is_id(n) and pc.count_distinct(inferred.frame[n]).as_py() == len(inferred.frame)}
     return {n: why for n in numbers if (why := identifies(n, inferred.frame))} | rows | called
