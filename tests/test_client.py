@@ -69,13 +69,13 @@ def test_values_may_be_datetimes_and_numpy_scalars(client: Client) -> None:
         pushed_back_at=datetime(2024, 5, 1, 9, tzinfo=UTC), delay=np.float64(12.5), hour=np.int64(9), night=np.bool_(False)
     )
     assert client.predict(LOOP, given).score == client.predict(LOOP, flight()).score
-    with pytest.raises(UsageError, match="cannot be written as JSON: a object has no form"):
+    with pytest.raises(UsageError, match="cannot be written as JSON: a object is not a JSON value"):
         client.predict(LOOP, flight(tail=object()))
 
 
 def test_decimals_are_sent_as_numbers(client: Client) -> None:
     assert client.predict(LOOP, flight(delay=Decimal("12.50"))).score == client.predict(LOOP, flight(delay=12.5)).score
-    with pytest.raises(UsageError, match="NaN has no form in JSON"):
+    with pytest.raises(UsageError, match="NaN is not a JSON value"):
         client.predict(LOOP, flight(delay=Decimal("NaN")))
 
 
@@ -93,7 +93,7 @@ def test_pandas_values_are_sent_as_what_they_mean(client: Client) -> None:
         client.predict(LOOP, flight(pushed_back_at=pd.NaT))
     frame = pd.DataFrame([flight(), flight()])
     for rows in (frame, frame.iloc[0]):
-        with pytest.raises(UsageError, match=r"has no form in JSON: send its to_dict\(\), of a DataFrame to_dict\('records'\)"):
+        with pytest.raises(UsageError, match=r"is not a JSON value: send its to_dict\(\), of a DataFrame to_dict\('records'\)"):
             client.predict(LOOP, rows)
     assert len(client.predict(LOOP, frame.to_dict("records"))) == 2
 
@@ -101,7 +101,7 @@ def test_pandas_values_are_sent_as_what_they_mean(client: Client) -> None:
 @pytest.mark.parametrize("value", [float("inf"), -np.float64("inf"), np.float32("inf"), b"text", [1.0, float("inf")]])
 def test_values_that_json_would_change_are_refused_before_they_are_sent(client: Client, value: object) -> None:
     for rows in (flight(delay=value), [flight(), flight(delay=value)]):
-        with pytest.raises(UsageError, match=r"cannot be written as JSON: .*(inf|b'text').* has no form in JSON"):
+        with pytest.raises(UsageError, match=r"cannot be written as JSON: .*(inf|b'text').* is not a JSON value"):
             client.predict(LOOP, rows)
 
 

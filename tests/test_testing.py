@@ -77,7 +77,7 @@ def test_every_wrong_column_is_named(loop: Loop) -> None:
         features_of(loop, {"amount": None, "shop": "", "at": AT})
     with pytest.raises(DeclarationInvalid, match="amount: True is no float"):
         features_of(loop, {"amount": True, "shop": "", "at": AT})
-    with pytest.raises(DeclarationInvalid, match="at: 20240501 is no moment"):
+    with pytest.raises(DeclarationInvalid, match="at: 20240501 is not a time"):
         features_of(loop, {"amount": 1.0, "shop": "", "at": 20240501})
 
 
@@ -96,7 +96,7 @@ def test_arrays_are_nested_lists_or_numpy() -> None:
         ([[1, 2], [3, 4]], r"image: has shape \[2, 2\], not \[2, 3\]"),
         ([[1, 2, 3], [4, 5]], r"image: is not numbers in the shape \[2, 3\]"),
         ("bright", "image: is not numbers"),
-        ([[1, 2, None], [4, 5, 6]], "image: holds a value that is no number"),
+        ([[1, 2, None], [4, 5, 6]], "image: contains a value that is not a number"),
     ):
         with pytest.raises(DeclarationInvalid, match=why):
             features_of(loop, {"image": wrong})

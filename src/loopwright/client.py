@@ -440,17 +440,17 @@ def _plain(value: Any) -> Any:
     if isinstance(value, datetime):  # of a class of its own; NaT differs from itself
         return value.isoformat() if value == value else None
     if hasattr(value, "to_dict"):  # a DataFrame or Series
-        raise TypeError(f"a {type(value).__name__} has no form in JSON: send its to_dict(), of a DataFrame to_dict('records')")
+        raise TypeError(f"a {type(value).__name__} is not a JSON value: send its to_dict(), of a DataFrame to_dict('records')")
     if hasattr(value, "tolist"):
         return _unchanged(value.tolist())
-    raise TypeError(f"a {type(value).__name__} has no form in JSON")
+    raise TypeError(f"a {type(value).__name__} is not a JSON value")
 
 
 def _unchanged(value: Any) -> Any:
     """The value unchanged. Raises ValueError for values that msgspec would change silently: infinity (to null) and bytes (to Base64)."""
     infinite = isinf(value) if isinstance(value, float) else isinstance(value, Decimal) and not value.is_finite()
     if infinite or isinstance(value, bytes | bytearray | memoryview):
-        raise ValueError(f"{str(value)[:80]} has no form in JSON")
+        raise ValueError(f"{str(value)[:80]} is not a JSON value")
     for part in value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else ():
         _unchanged(part)
     return value

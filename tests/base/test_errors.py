@@ -62,6 +62,10 @@ def test_every_error_says_what_it_is_for_and_none_knows_http() -> None:
         (PackageNotFound("3fa9", ["3fa1", "3fb9"]), "no package '3fa9' - nearest: 3fa1, 3fb9; list them with"),
         (PredictionNotFound("00"), "no prediction '00'; an id is the 32 hexadecimal digits"),
         (TableNotFound("wether"), "no table 'wether'; declare it in the loop file"),
+        (
+            TableNotFound("orders", is_empty=True),
+            "no table 'orders'; nothing was ingested into it in this home: `loopwright ingest orders FILE --loop LOOP`",
+        ),
         (RecordNotFound("x"), "no record 'x'; see `loopwright status`"),
         (NotFound("thing", "y" * 500), f"no thing '{'y' * 80}'"),
         (IngestRefused("a.csv", "truncated"), "a.csv was not ingested: truncated"),

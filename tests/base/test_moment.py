@@ -43,5 +43,5 @@ def test_what_is_no_moment(text: str) -> None:
 
 def test_option_that_is_no_moment_is_named_with_what_can_be_written() -> None:
     assert moment_option("30 days ago", NOW, "--as-of") == datetime(2024, 4, 1, 9, 30, tzinfo=UTC)
-    with pytest.raises(UsageError, match=r"--as-of 'soon' is no moment: write .*30 days ago"):
+    with pytest.raises(UsageError, match=r"--as-of 'soon' is not a time: write .*30 days ago"):
         moment_option("soon", NOW, "--as-of")

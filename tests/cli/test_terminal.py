@@ -186,7 +186,7 @@ ANSWERS: list[tuple[Any, list[str]]] = [
     (sample.trace(outcome=False), ["◐ pending", "the heuristic answered"]),
     (sample.drift(), ["2013-04-01", "○ no data", "wind_speed", "▲ decayed"]),
     (sample.replayed(), ["never retrained", "heuristic only", "3 retrainings", "retrained: drift of wind_speed"]),
-    (tended(leader=False), ["nothing done: another process tends"]),
+    (tended(leader=False), ["nothing done: another process runs upkeep already"]),
     (msgspec.structs.replace(tended(churn=3), events={"churn": 1200}), ["told as events: 1,200 of churn"]),
     (tended(), ["no loop to tend yet: `loopwright run LOOP` makes one known"]),
     (

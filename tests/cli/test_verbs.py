@@ -118,7 +118,7 @@ def test_what_can_be_answered_without_a_loop_is_one_document(
             "--end 2013-02-01 must be after 2013-04-01, when the demo goes live, and at most 2014-01-01, when its data end",
         ),
         (["ingest", "orders"], "table 'orders': name at least one file"),
-        (["ingest", "orders", "a.csv", "--query", "SELECT 1"], "give files, or --query together with --from-url"),
+        (["ingest", "orders", "a.csv", "--query", "SELECT 1"], "name at least one file, or set both --query and --from-url"),
         *(
             (
                 [*verb, "--why", "x" * 1001],
@@ -200,7 +200,7 @@ NONSENSE: dict[tuple[str, str], tuple[list[str], list[str]]] = {
     ("tend", "every"): (["--once"], ["--every 0", "seconds"]),
     ("replay", "loop"): (["--start", "2020-01-01", "--end", "2020-02-01"], ["'nonsense'", LOOP]),
     ("replay", "policy"): ([LOOP, "--start", "2020-01-01", "--end", "2020-02-01"], ["'nonsense'", "monthly"]),
-    ("replay", "keep"): ([LOOP, "--start", "2020-01-01", "--end", "2020-02-01"], ["full", "holds something already"]),
+    ("replay", "keep"): ([LOOP, "--start", "2020-01-01", "--end", "2020-02-01"], ["full", "is not empty"]),
     ("status", "page"): ([], ["no page 9", "1 page"]),
     ("predictions", "loop"): ([], ["'nonsense'", LOOP]),
     ("predictions", "key"): ([LOOP], ["'nonsense=1'", "there is no column 'nonsense'", "flight"]),

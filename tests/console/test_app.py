@@ -343,7 +343,7 @@ def test_predictions_are_searched_by_a_form_that_keeps_its_query(address: str) -
 def test_search_for_no_moment_is_422(tmp_path: Path) -> None:
     with opened(tmp_path / "home") as home, served([*routes(home)]) as address:
         status, _, body = get(f"{address}/loops/{LOOP}/predictions?since=soon")
-        assert (status, b"is no moment" in body, b"Cannot be asked" in body) == (422, True, True)
+        assert (status, b"is not a time" in body, b"Cannot be asked" in body) == (422, True, True)
         assert get(f"{address}/loops/nope/predictions")[0] == 404
 
 

@@ -285,7 +285,7 @@ def test_the_verb_writes_each_format_once(tmp_path: Path, format: str) -> None:
     assert [(p.name, p.type, p.shape) for p in found.inputs] == [("delay", "float64", ["N"]), ("wind", "float64", ["N"])]
     assert [p.name for p in found.outputs] == ["score", "label"]
     assert msgspec.json.encode(found)
-    with pytest.raises(UsageError, match="is there already"):
+    with pytest.raises(UsageError, match="exists already"):
         export_verb(home, own.digest[:12], as_format=format, to=tmp_path / "out")
     with pytest.raises(UsageError, match="one of onnx, triton, mlflow"):
         export_verb(home, own.digest[:12], as_format="coreml", to=tmp_path / "other")

@@ -207,5 +207,5 @@ def test_a_new_loop_from_a_file_runs(home: Home, world: World, tmp_path: Path) -
     assert status_verb(home).loops[0].predictions == 0, "a replay touches nothing that serves"
     with Home(msgspec.structs.replace(home.settings, home=tmp_path / "kept", ledger="")) as kept:
         assert status_verb(kept).loops[0].predictions == played.predictions
-    with pytest.raises(UsageError, match="holds something already"):
+    with pytest.raises(UsageError, match="is not empty"):
         replay_verb(home, "quick", start="2024-02-12", end="2024-02-26", keep=tmp_path / "kept")

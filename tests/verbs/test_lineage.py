@@ -162,3 +162,9 @@ def test_the_tree_says_once_what_several_packages_share(home: Home) -> None:
 def test_what_is_not_there_is_said(home: Home, name: str) -> None:
     with pytest.raises(NotFound, match="no package, prediction, table"):
         lineage(home, name)
+
+
+def test_lineage_of_a_bare_column_name_suggests_table_and_column(home: Home) -> None:
+    """`came_at` is no feature, but a column."""
+    with pytest.raises(NotFound, match=r"nearest: deliveries\.came_at"):
+        lineage(home, "came_at")

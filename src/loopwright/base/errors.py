@@ -261,8 +261,10 @@ class PredictionNotFound(NotFound):
 class TableNotFound(NotFound):
     """No table of that name."""
 
-    def __init__(self, name: str, near: Sequence[str] = ()) -> None:
-        super().__init__("table", name, near=near, next_step="declare it in the loop file, then `loopwright ingest TABLE FILE`")
+    def __init__(self, name: str, near: Sequence[str] = (), *, is_empty: bool = False) -> None:
+        step = f"`loopwright ingest {name[:80]} FILE --loop LOOP`"
+        step = f"nothing was ingested into it in this home: {step}" if is_empty else f"declare it in the loop file, then {step}"
+        super().__init__("table", name, near=near, next_step=step)
 
 
 class RecordNotFound(NotFound):

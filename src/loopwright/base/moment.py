@@ -23,7 +23,7 @@ def moment_option(text: str, now: datetime, option: str, *, ahead: str = "") -> 
     """
     found = read_moment(text, now)
     if found is None:
-        raise OptionInvalid(option.removeprefix("--"), repr(text[:80]), f"is no moment: write {WRITTEN}")
+        raise OptionInvalid(option.removeprefix("--"), repr(text[:80]), f"is not a time: write {WRITTEN}")
     if not EARLIEST <= found <= LATEST:
         why = f"is not between the years {EARLIEST.year} and {LATEST.year}: write {WRITTEN}"
         raise OptionInvalid(option.removeprefix("--"), repr(text[:80]), why)

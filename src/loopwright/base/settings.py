@@ -47,7 +47,7 @@ def _hosts(text: str) -> tuple[str, ...]:
     for name in names:
         if not _HOST.fullmatch(name) or (":" in name and not _is_address(name)):
             raise ValueError(
-                f"{name!r} is no host: write names or addresses without port, or `*.example.com`, with commas between"
+                f"{name!r} is not a host: write names or addresses without port, or `*.example.com`, with commas between"
             )
     return names
 

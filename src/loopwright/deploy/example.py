@@ -1,6 +1,6 @@
 """A sample request and outcome for the package in service, made from its evaluation data; documents and commands show it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from itertools import accumulate
 from typing import Any
@@ -28,10 +28,10 @@ def example_request(manifest: Manifest, reference: Reference, now: datetime) -> 
     return row
 
 
-def example_outcome(table: Table, prediction: str) -> dict[str, Any]:
-    """An outcome of the prediction with that id."""
+def example_outcome(table: Table, prediction: str, words: Mapping[str, list[str]]) -> dict[str, Any]:
+    """An outcome of the prediction with that id; `words` are common texts of the table's columns."""
     optional = OutcomeContract(table).optional
-    values = {name: _made_up(column, []) for name, column in table.columns.items() if name not in optional}
+    values = {name: _made_up(column, words.get(name, [])) for name, column in table.columns.items() if name not in optional}
     return {table.prediction_field: prediction, **values}
 
 

@@ -96,9 +96,7 @@ def export(package: Probed, *, opset: int = OPSET) -> Exported:
     writer = _ExportWriter(package.columns, [name for name in package.columns if name in graph.columns])
     inner = onnx.compose.add_prefix(model, _INNER).graph
     if opset < OPSET and older(inner):
-        raise ExportRefused(
-            package.digest, "its trees have no form for runtimes older than ONNX Runtime 1.21: leave --opset off"
-        )
+        raise ExportRefused(package.digest, "its trees need ONNX Runtime 1.21 or newer: remove --opset")
     packed = [writer.packed(i) for i in graph.inputs]
     renamed = dict(zip((_INNER + i.name for i in graph.inputs), packed, strict=True))
     writer.nodes += [helper.make_node("Identity", [ours], [theirs]) for theirs, ours in renamed.items()]
@@ -288,7 +286,7 @@ def _at(digest: str, graph: Any, opsets: Mapping[str, int], opset: int) -> Any:
                 problem = str(error).strip().splitlines()[0][:300]
             else:
                 return made
-    raise ExportRefused(digest, f"it has no form in operator set {opset}: {problem}")
+    raise ExportRefused(digest, f"it cannot be converted to operator set {opset}: {problem}")
 
 
 def _model(graph: Any, opset: int, ml: int) -> Any:

@@ -147,7 +147,9 @@ def changing(home: Home, loop: str) -> Iterator[None]:
         with lock.hold(2 * LEDGER_SECONDS):
             yield
     except TimeoutError as error:
-        raise Unavailable(f"loop {loop} is being changed by somebody else: look at it and try again") from error
+        raise Unavailable(
+            f"another process changes the release of loop {loop}: check `loopwright history {loop}`, then try again"
+        ) from error
     finally:
         lock.close()
 

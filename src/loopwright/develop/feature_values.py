@@ -102,7 +102,7 @@ def _value(column: Column, value: Any) -> Any:
         if list(array.shape) != column.shape:
             raise ValueError(f"has shape {list(array.shape)}, not {column.shape}")
         if np.isnan(array).any():
-            raise ValueError("holds a value that is no number")
+            raise ValueError("contains a value that is not a number")
         return array
     wanted: dict[str, tuple[type, ...]] = {"float": (float, int), "integer": (int,), "boolean": (bool,), "string": (str,)}
     if not isinstance(plain, wanted[column.type]) or (isinstance(plain, bool) and column.type != "boolean"):
@@ -113,7 +113,7 @@ def _value(column: Column, value: Any) -> Any:
 def _moment(column: Column, value: Any) -> datetime:
     moment = datetime.fromisoformat(value) if isinstance(value, str) else value
     if not isinstance(moment, datetime):
-        raise TypeError(f"{value!r} is no moment: write a datetime, or ISO 8601 text")
+        raise TypeError(f"{value!r} is not a time: write a datetime, or ISO 8601 text")
     if moment.tzinfo is None:
         if column.zone is None:
             raise ValueError(f"{value!r} has no zone: write it, such as 2013-01-01T05:00:00+00:00")

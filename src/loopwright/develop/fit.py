@@ -65,7 +65,8 @@ def make(candidate: Candidate, trial: Any, seed: int) -> Any:
     """The unfitted estimator of a candidate; every `random_state` left open is set to `seed`. Raises DeclarationInvalid."""
     if not callable(candidate.estimator):
         raise DeclarationInvalid(
-            f"candidate {candidate.name}", [("estimator", "only its source text is here: give the loop file")]
+            f"candidate {candidate.name}",
+            [("estimator", "only its source text is stored here: name the path of the loop file")],
         )
     try:
         estimator = candidate.estimator(trial) if candidate.takes_trial else candidate.estimator()

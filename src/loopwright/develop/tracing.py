@@ -99,7 +99,9 @@ def call(what: str, function: Callable[[Any], Any], arguments: Mapping[str, Any]
     Raises DeclarationInvalid naming the line of the user's code that cannot be traced, and what to write instead.
     """
     if not callable(function):
-        raise DeclarationInvalid(what, [(what, "only its source text is here: give the loop file, whose code can be traced")])
+        raise DeclarationInvalid(
+            what, [(what, "only its source text is stored here: name the path of the loop file, whose code can run")]
+        )
     if clock := _compiled_clock(function):
         raise DeclarationInvalid(what, [(clock, _CLOCK)])
     try:

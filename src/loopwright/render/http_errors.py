@@ -23,8 +23,8 @@ DOOR: dict[int, tuple[str, str]] = {
     400: (errors.RequestMalformed.code, "the request cannot be read"),
     401: ("unauthorized", "a token is required: send `Authorization: Bearer TOKEN`"),
     403: ("forbidden", "changes need a token (set LOOPWRIGHT_TOKEN), and no request may come from another site"),
-    404: (errors.NotFound.code, "there is nothing at this path"),
-    405: ("method_not_allowed", "this path has another method"),
+    404: (errors.NotFound.code, "nothing is served at this path"),
+    405: ("method_not_allowed", "this path does not allow that method; the header Allow names those it does"),
     408: ("request_timeout", "the request did not come to its end in time"),
     411: ("length_required", "send a Content-Length"),
     415: ("unsupported_media_type", "send JSON: `Content-Type: application/json`, not compressed"),
@@ -32,7 +32,7 @@ DOOR: dict[int, tuple[str, str]] = {
     429: ("too_many_requests", "too many wrong tokens came from this address: wait a second and send the right one"),
     431: ("headers_too_large", "the headers are larger than 16 KiB"),
     500: ("internal", "something failed; the server's own log says what"),
-    503: (errors.Overloaded.code, "more load than can be held; try again"),
+    503: (errors.Overloaded.code, "the server is overloaded; try again"),
 }
 """Code and message of requests refused by the server itself, without a LoopwrightError."""
 

@@ -57,7 +57,7 @@ def export(
     folder = to or Path(f"{manifest.loop}-{chosen.digest[:12]}")
     files = FORMATS[as_format](exported, manifest)
     if there := [name for name in files if (folder / name).exists()]:
-        raise UsageError(f"{folder / there[0]} is there already: give another folder (--to)")
+        raise UsageError(f"{folder / there[0]} exists already: name another folder with --to")
     for name, data in files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(data)

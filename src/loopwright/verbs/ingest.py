@@ -44,7 +44,7 @@ def ingest(
         mend: load quarantined rows from a file of `quarantine --export`; without files, reload them as they are.
     """
     if bool(query) != bool(from_url) or (query and (files or mend)):
-        raise UsageError("give files, or --query together with --from-url")
+        raise UsageError("name at least one file, or set both --query and --from-url")
     if not (files or query or mend):
         raise UsageError(f"table {table!r}: name at least one file")
     reading = Reading.of(**file_options)

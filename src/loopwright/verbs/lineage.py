@@ -56,11 +56,13 @@ def lineage(home: Home, id: str) -> Node:
     for look in (_prediction, _package, _column, _table, _file, _linked, _feature):
         if (found := look(home, id)) is not None:
             return found
+    names = sorted(_names(home))
+    columns = [name for name in names if id and name.endswith(f".{id}")]
     raise NotFound(
         "package, prediction, table, column, feature, file or record",
         id,
-        near=get_close_matches(id[:200], sorted(_names(home)), 3, 0.6),
-        next_step="`loopwright leaderboard LOOP` lists packages, `loopwright check LOOP` tables",
+        near=columns[:3] or get_close_matches(id[:200], names, 3, 0.6),
+        next_step="write a column as TABLE.COLUMN; `loopwright leaderboard LOOP` lists packages, `loopwright check LOOP` tables",
     )
 
 

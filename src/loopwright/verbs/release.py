@@ -57,7 +57,7 @@ def release(
     chosen = home.packages.read(digest)
     exempt = rule or (force and chosen.manifest.is_rule)
     if exempt and not why.strip():
-        raise UsageError("a reason is needed to serve the heuristic in place of a model: give --why")
+        raise UsageError("the heuristic in place of a model needs a reason: add --why REASON")
     now = serving(home, loop)
     if now is not None and _serves_already(now, chosen, rule):
         unchanged(home, now, request_id, asked)

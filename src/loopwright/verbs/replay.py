@@ -91,7 +91,7 @@ def replay(
     if stop <= begin:
         raise UsageError(f"--end {end} must be after --start {start}")
     if keep is not None and keep.exists() and any(keep.iterdir()):
-        raise UsageError(f"--keep {keep}: the folder holds something already; a replay needs a home of its own")
+        raise UsageError(f"--keep {keep}: the folder is not empty; name a new one for the replay's home")
     declared, file = loop_with_code(home, loop)
     folder = keep or home.folder("replays") / new_id(home.clock.now())
     scratch = room.workspace(home, declared, begin, folder)

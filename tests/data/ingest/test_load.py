@@ -179,11 +179,11 @@ def test_a_query_is_a_source_and_is_read_on(home: Home, tmp_path: Path) -> None:
     [
         ("sqlite:////nowhere/at/all.db", "SELECT 1", "there is no file"),
         ("sqlite://", "SELEC 1", "syntax error"),
-        ("nonsense", "SELECT 1", "no URL of a database"),
+        ("nonsense", "SELECT 1", "not a database URL"),
         ("postgresql://ann:secret@127.0.0.1:1/shop", "SELECT 1", "the database says"),
         ("postgresql://127.0.0.1:1/shop?user=ann&password=secret&connect_timeout=secret", "SELECT 1", r"\*\*\*"),
         ("postgresql://ann:top@secret:x@127.0.0.1:port/shop", "SELECT 1", "cannot be read"),
-        ("nonsense://ann:secret@127.0.0.1/shop", "SELECT 1", "no URL of a database"),
+        ("nonsense://ann:secret@127.0.0.1/shop", "SELECT 1", "not a database URL"),
     ],
 )
 def test_a_database_that_does_not_answer_is_told_without_the_password(home: Home, url: str, query: str, why: str) -> None:
@@ -193,7 +193,7 @@ def test_a_database_that_does_not_answer_is_told_without_the_password(home: Home
 
 
 def test_a_query_with_a_watermark_needs_its_column(home: Home) -> None:
-    with pytest.raises(UsageError, match="say with --watermark"):
+    with pytest.raises(UsageError, match="name its column with --watermark"):
         bring_query(home, THINGS, "sqlite://", "SELECT 1 AS id WHERE 1 > :watermark")
 
 

@@ -219,7 +219,7 @@ def test_blank_text_is_missing_and_no_category() -> None:
     assert (columns["note"].missing, columns["note"].categories) == ([" "], None)
     assert found.frame["plan"].null_count == 50
     assert conform(found.table, frame).good["plan"].null_count == 50, "ingestion reads it alike"
-    assert "column 'plan': ' ', '  ' is taken as missing" in found.notes
+    assert "column 'plan': ' ', '  ' is read as missing" in found.notes
 
 
 def test_a_few_values_of_another_type_go_to_quarantine_and_many_make_it_text() -> None:
@@ -308,7 +308,7 @@ def test_numbers_that_stand_for_a_missing_value_are_proposed_as_missing(values: 
     found = seen(x=column.cast(pa.string()) if as_text else column)
     declared = found.table.columns["x"]
     assert sorted(declared.missing) == missing
-    assert any("taken as missing" in note for note in found.notes) == bool(missing)
+    assert any("read as missing" in note for note in found.notes) == bool(missing)
     assert found.frame["x"].null_count == sum(int((values == float(m)).sum()) for m in missing)
     if missing:
         assert declared.nullable
@@ -348,7 +348,7 @@ def test_notes_alike_of_hundreds_of_columns_are_one_note() -> None:
     assert sum("is called" in note for note in few) == 3
     [note] = [note for note in many if "is called" in note]
     assert note.startswith("column 'a 0' is called 'a_0' here")
-    assert note.endswith("(so it is with 599 more columns: 'a 1', 'a 2', 'a 3' and 596 more)")
+    assert note.endswith("(also 599 more columns: 'a 1', 'a 2', 'a 3' and 596 more)")
 
 
 def test_a_range_that_no_float_holds_stays_open() -> None:

@@ -153,10 +153,10 @@ def test_without_a_label_or_a_file_the_draft_still_passes_the_check(home: Home, 
     [
         (
             ["yes", "no", "no", None],
-            "whether won, true of 33.3% of 30 rows (binary; say --task if it is another); 10 rows without a label",
+            "whether won, true of 33.3% of 30 rows (task binary; set --task if it is another); 10 rows without a label",
         ),
-        (["red", "blue", "green", "red"], "which of 3 classes won is, on 40 rows (multiclass;"),
-        ([1.5, 2.5, 9.0, 1e6], "the number won, on 40 rows (regression;"),
+        (["red", "blue", "green", "red"], "which of 3 classes won is, on 40 rows (task multiclass;"),
+        ([1.5, 2.5, 9.0, 1e6], "the number won, on 40 rows (task regression;"),
     ],
 )
 def test_what_is_predicted_is_said_and_numbers_are_written_plainly(tmp_path: Path, values: list[Any], said: str) -> None:
@@ -182,7 +182,7 @@ def test_many_words_are_categories_where_each_is_common(home: Home, tmp_path: Pa
 def test_a_loop_that_is_there_is_not_written_over(home: Home, tmp_path: Path) -> None:
     begin(tmp_path / "blank", name="blank")
     before = (tmp_path / "blank" / "loop.py").read_bytes()
-    with pytest.raises(UsageError, match="is there already"):
+    with pytest.raises(UsageError, match="exists already"):
         begin(tmp_path / "blank", name="other")
     assert (tmp_path / "blank" / "loop.py").read_bytes() == before
     with pytest.raises(NameInvalid):

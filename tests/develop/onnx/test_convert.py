@@ -400,14 +400,14 @@ def test_what_cannot_be_is_refused_by_name_before_fitting(name: str) -> None:
 
 
 REHEARSED: dict[str, tuple[str, Callable[[], Any], str]] = {
-    "linear trees": ("binary", lambda: lightgbm(linear_tree=True), "linear trees have no form in ONNX"),
+    "linear trees": ("binary", lambda: lightgbm(linear_tree=True), "linear trees cannot be converted to ONNX"),
     "zero as missing": ("binary", lambda: lightgbm(zero_as_missing=True), "zero_as_missing"),
     "a linear booster": ("binary", lambda: xgboost(booster="gblinear"), "gblinear"),
-    "no probability": ("binary", lambda: xgboost(objective="binary:hinge"), "binary:hinge has no form"),
+    "no probability": ("binary", lambda: xgboost(objective="binary:hinge"), "binary:hinge cannot be converted to ONNX"),
     "machines of several classes": ("multiclass", lambda: CalibratedClassifierCV(SVC(), cv=2), "OneVsRestClassifier"),
     "a kernel of one's own": ("regression", lambda: SVR(kernel=lambda a, b: a @ b.T), "is Python code"),
-    "lots": ("binary", lambda: DummyClassifier(strategy="stratified"), "draws lots"),
-    "imputed by neighbours": ("binary", lambda: make_pipeline(KNNImputer(), lightgbm()), "KNNImputer has no form"),
+    "lots": ("binary", lambda: DummyClassifier(strategy="stratified"), "answers at random"),
+    "imputed by neighbours": ("binary", lambda: make_pipeline(KNNImputer(), lightgbm()), "KNNImputer cannot be converted to ONNX"),
     "a graph that fails": ("regression", lambda: scaled(RadiusNeighborsRegressor()), "."),
 }  # fmt: skip
 

@@ -13,6 +13,8 @@ from tests.server.running import TOKEN, running
 from loopwright.base.clock import RealClock
 from loopwright.deploy import releases
 from loopwright.records.declarations import Column, Table
+from loopwright.records.profiles import ColumnProfile, Profile
+from loopwright.server.api.first_steps import first_steps
 from loopwright.stores.home import Home
 from loopwright.stores.outcomes.join import outcomes
 from loopwright.stores.prediction_log.read import predictions
@@ -41,6 +43,22 @@ def printed(home: Home, *, lines: int) -> tuple[list[str], list[dict[str, Any]]]
             assert done.returncode == 0, (command, done.stderr)
             answers.append(json.loads(done.stdout))
     return text, answers
+
+
+def test_printed_outcome_has_a_common_text_of_the_table(tmp_path: Path) -> None:
+    """A made-up text would be a label that the loop does not know."""
+    home = opened(tmp_path, RealClock())
+    loop = declared()
+    texts = {"event": Column("string"), "name": Column("string", tags=["pii"])}
+    table = Table("landings", {**LANDINGS.columns, **texts}, LANDINGS.key, LANDINGS.event_time)
+    outcome = msgspec.structs.replace(loop.outcome, table=table)
+    home.ledger.put(msgspec.structs.replace(loop, outcome=outcome).record("loop.py"), loop=LOOP, key=LOOP)
+    releases.release(home, LOOP, package(home.packages).digest, why="first")
+    seen = [
+        ColumnProfile(name=n, type="string", nulls=0, top=[(word, 9)]) for n, word in (("event", "landed"), ("name", "Ada"))
+    ]
+    home.ledger.put(Profile(table="landings", version=1, at=home.clock.now(), rows=9, columns=seen), key="landings")
+    assert '"event": "landed", "name": "text"' in first_steps(home, "http://127.0.0.1:1", "http://127.0.0.1:2")[-1]
 
 
 @pytest.mark.parametrize("own", [(), ("id",), ("id", "prediction", "prediction_id")])

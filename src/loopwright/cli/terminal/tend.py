@@ -11,7 +11,7 @@ from loopwright.verbs.tend import Tended
 def tended(value: Tended) -> RenderableType:
     """One line per loop, and the failures."""
     if not value.leader:
-        return Text(f"nothing done: {value.held_by or 'another process'} tends (`loopwright serve` does it beside itself)")
+        return Text(f"nothing done: {value.held_by or 'another process'} runs upkeep already (`loopwright serve` includes it)")
     rows = [
         [loop, count, value.outcomes.get(loop, 0), value.windows.get(loop, 0), value.triggers.get(loop)]
         for loop, count in value.committed.items()

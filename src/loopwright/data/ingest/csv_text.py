@@ -123,7 +123,9 @@ def _has_odd_quotes(text: TextFile) -> bool:
         while chunk := data.read(1 << 20):
             if (at := chunk.find(b"\0")) >= 0:
                 line = breaks + chunk.count(b"\n", 0, at) + 1
-                raise IngestRefused(text.name, f"it has a NUL byte on line {line}: it is damaged or no text; write it again")
+                raise IngestRefused(
+                    text.name, f"it has a NUL byte on line {line}: it is damaged, or not a text file: export it again"
+                )
             breaks += chunk.count(b"\n")
             if b'"' in chunk:
                 quotes += chunk.count(b'"')

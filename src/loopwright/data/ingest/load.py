@@ -74,7 +74,7 @@ def bring_query(
     if watermark and watermark in table.columns:
         low = following.parameter(table.columns[watermark], reached(ingested(home, table.name), f"watermark:{watermark}"))
     elif ":watermark" in query:
-        raise UsageError("the query uses :watermark; say with --watermark which column of the table that is")
+        raise UsageError("the query uses :watermark: name its column with --watermark")
     with open_query(url, query, home.path, watermark=low) as opened:
         return ingest(home, table, opened, watermark=watermark, progress=progress)
 

@@ -96,10 +96,10 @@ def _check_shape(data: bytes, name: str) -> None:
     depth = 0
     for event in yaml.parse(data, Loader=yaml.SafeLoader):
         if isinstance(event, yaml.AliasEvent):
-            raise UsageError(f"{name} uses YAML aliases, which can blow up; write it out")
+            raise UsageError(f"{name} uses YAML aliases, which can expand without limit: write the values out")
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if depth > DEEPEST:
-            raise UsageError(f"{name} is nested more than {DEEPEST} deep, which no contract is")
+            raise UsageError(f"{name} is nested more than {DEEPEST} levels deep, too deep for a data contract")
 
 
 def to_odcs(table: Table) -> dict[str, Any]:

@@ -114,7 +114,7 @@ def mend(home: Home, table: Table, source: Any = None, reading: Reading = AS_DET
         mending = f"mend:{table.name}"
         if home.lake.append_once(table.name, found.good, application=mending, sequence=sequence, note=note) is not None:
             return _settle(home, table.name) or record
-    raise Unavailable(f"table {table.name}: too many others are mending its quarantine")
+    raise Unavailable(f"table {table.name}: too many concurrent corrections of its quarantine; try again")
 
 
 def _empty(table: Table) -> pa.Table:

@@ -37,7 +37,7 @@ def open_query(url: str, query: str, folder: Path, *, watermark: Any = None, nam
     except (sa.exc.ArgumentError, ImportError, ValueError) as error:
         raise IngestRefused(
             shown,
-            f"--from-url is no URL of a database, such as postgresql://user@host/shop or sqlite:///shop.db: {_without_secrets(error, url)}",
+            f"--from-url is not a database URL such as postgresql://user@host/shop or sqlite:///shop.db: {_without_secrets(error, url)}",
         ) from error
     _refuse_missing(engine.url, shown)
     folder.mkdir(parents=True, exist_ok=True)

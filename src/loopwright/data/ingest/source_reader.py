@@ -135,7 +135,7 @@ def _joined(name: str, frames: list[pa.Table]) -> pa.Table:
     try:
         return pa.concat_tables(frames, promote_options="permissive")
     except pa.ArrowException as error:
-        raise IngestRefused(name, f"its columns change from one part to the next ({first_line(error)})") from error
+        raise IngestRefused(name, f"its columns change between two parts ({first_line(error)})") from error
 
 
 def sliced(tables: Iterator[pa.Table], done: Callable[[int], float], schema: pa.Schema | None = None) -> Batches:

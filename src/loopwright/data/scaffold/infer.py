@@ -139,7 +139,7 @@ class Notes(list[str]):
 def _fold(notes: list[str]) -> str:
     others = [found[0] for note in notes[1:] if (found := _QUOTED_OR_NUMBER.search(note))]
     more = f" and {len(others) - FEW_NOTES:,} more" if len(others) > FEW_NOTES else ""
-    return f"{notes[0]} (so it is with {count(len(others), 'more column')}: {', '.join(others[:FEW_NOTES])}{more})"
+    return f"{notes[0]} (also {count(len(others), 'more column')}: {', '.join(others[:FEW_NOTES])}{more})"
 
 
 def _looked_at(sources: Sequence[OpenSource], notes: list[str]) -> tuple[pa.Table, bool, set[str]]:
@@ -174,7 +174,7 @@ def _stacked(sources: Sequence[OpenSource], frames: list[pa.Table]) -> pa.Table:
     try:
         return pa.concat_tables(frames, promote_options="permissive")
     except pa.ArrowException as error:
-        raise IngestRefused(sources[0].name, f"its columns are of other types in other files ({first_line(error)})") from error
+        raise IngestRefused(sources[0].name, f"column types differ between its files ({first_line(error)})") from error
 
 
 # --- types -----------------------------------------------------------------------------------------------------------
@@ -265,7 +265,7 @@ def _from_text(name: str, values: pa.ChunkedArray, zone: str, notes: list[str], 
                 f"column {name!r} could be {best.format} or {_twins()[best.format]}: taken as the first, correct it if not"
             )
     if best.missing:
-        notes.append(f"column {name!r}: {', '.join(map(repr, best.missing))} is taken as missing")
+        notes.append(f"column {name!r}: {', '.join(map(repr, best.missing))} is read as missing")
     return best
 
 
@@ -360,7 +360,7 @@ def _without_sentinels(name: str, column: Column, values: pa.ChunkedArray, notes
     if not found:
         return column, values
     said = ", ".join(f"{word} ({count(rows, 'row')})" for word, rows in found.items())
-    notes.append(f"column {name!r}: {said} is taken as missing: far from all other values (correct `missing` if it is a value)")
+    notes.append(f"column {name!r}: {said} is read as missing: far from all other values (correct `missing` if it is a value)")
     column = msgspec.structs.replace(column, missing=[*column.missing, *found], nullable=True)
     return column, read(column, values).values
 
@@ -480,7 +480,7 @@ def _key(
                 notes.append(f"the key is {' and '.join(map(repr, names))}: {alone} (say --key if it is not{hint})")
             return names
     if ROW_ID in columns:
-        raise UsageError(f"no column tells the rows apart, and {ROW_ID!r} is taken: name a key with --key")
+        raise UsageError(f"no column identifies the rows, and a column {ROW_ID!r} exists already: name a key with --key")
     why = f"column {key!r} has gaps or repeats at the same time" if key else "no column tells the rows apart"
     notes.append(f"{why}, so the key is a new column {ROW_ID!r}, made of the file and the number of the row")
     columns[ROW_ID] = Column("string", filled="row_id")

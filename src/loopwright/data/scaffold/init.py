@@ -62,7 +62,7 @@ def begin(
         raise UsageError(f"--zone {why}")
     file = directory / "loop.py"
     if file.exists():
-        raise UsageError(f"{file} is there already; `init` makes a new loop")
+        raise UsageError(f"{file} exists already; `init` writes a new loop: name another folder")
     check_task(task)
     if from_file is None:
         named = {"label": label, "time": time, "key": key, "task": task}
@@ -145,7 +145,7 @@ def _predicted(aim: DraftTarget, label: str) -> str:
     share = f"true of {aim.reach:.1%} of" if SHAPES[aim.task].has_border else "on"
     what = f"{aim.what(label)}, {share} {count(known, 'row')}"
     gaps = f"; {count(len(aim.known) - known, 'row')} without a label" if known < len(aim.known) else ""
-    return f"what is predicted: {what} ({aim.task}; say --task if it is another){gaps}"
+    return f"the label: {what} (task {aim.task}; set --task if it is another){gaps}"
 
 
 def _drafted(inferred: Inferred, name: str, label: str, task: str, key: str) -> Drafted:

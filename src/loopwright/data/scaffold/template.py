@@ -339,7 +339,7 @@ def _rule(usable: dict[str, Column], frame: pa.Table, aim: DraftTarget) -> tuple
             yes, no = ("", "") if aim.draft.is_condition else (_answer_text(aim, holds), _answer_text(aim, ~holds))
             answer = code if aim.draft.is_condition else f"ndx.where({code}, {yes}, {no})"
             best = max(best, (_worth(aim, holds), answer, name), key=lambda b: b[0])
-    why = "the best rule on one column, by the data" if aim.truth is not None else "a guess: replace it by your own rule"
+    why = "the best rule on one column of the file" if aim.truth is not None else "a guess: replace it with your own rule"
     return best[1], why
 
 
@@ -373,7 +373,7 @@ def _cuts(f: str, column: Column, values: pa.ChunkedArray, aim: DraftTarget) -> 
 
 
 _KNOWN_AFTER = """\
-    # TODO: when is the outcome known? Taken is: at the very moment of the decision, so that the newest decisions count as settled.
+    # TODO: when is the outcome known? Assumed: at the moment of the decision, so the newest decisions count as settled.
     # known_after="30d",
 """
 

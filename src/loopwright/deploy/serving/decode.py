@@ -39,7 +39,7 @@ _TYPES: dict[str, Any] = {
 }
 _WANTED = {
     "float": "a number that a float64 holds",
-    "integer": "an integer of at most 64 bits, without a decimal point",
+    "integer": "an integer of at most 64 bits",
     "boolean": "true or false",
     "string": "text",
     "timestamp": "a time with its zone, such as 2024-05-01T09:00:00Z, between the years 1900 and 2200",
@@ -338,6 +338,8 @@ def _kind(value: Any, column: Column | None = None) -> str:
         return "null" if value is None else "empty text"
     if isinstance(value, bool):
         return "true" if value else "false"
+    if column is not None and column.type == "integer" and isinstance(value, float):
+        return "a number with a decimal point"
     if isinstance(value, (int, float)):
         return "a number" if isinstance(value, float) or -(2**63) <= value < 2**63 else "an integer that large"
     return "text" if isinstance(value, str) else "a list" if isinstance(value, list) else "an object"

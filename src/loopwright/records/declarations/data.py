@@ -86,10 +86,10 @@ class Column(Declaration, frozen=True):
             found.append(("format", f"only a timestamp or a number has a format, not {self.type}"))
         elif self.format is not None and self.type == "timestamp" and self.format not in times and "%" not in self.format:
             found.append(
-                ("format", f"{self.format[:80]!r} is no format: write one such as %d/%m/%Y %H:%M, or unix, or unix_ms")
+                ("format", f"{self.format[:80]!r} is not a time format: use one such as %d/%m/%Y %H:%M, or unix, or unix_ms")
             )
         elif self.format is not None and self.type != "timestamp" and self.format not in numbers:
-            found.append(("format", f"{self.format[:80]!r} is no format of numbers: one of {', '.join(numbers)}"))
+            found.append(("format", f"{self.format[:80]!r} is not a number format: use one of {', '.join(numbers)}"))
         if self.may_lack and not self.nullable:
             name = "optional" if self.optional else "retired"
             found.append((name, "where a source lacks the column it is null: say nullable=True as well"))

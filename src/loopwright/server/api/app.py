@@ -235,7 +235,7 @@ class DataPlane:
         """Let a request wait for its batch; a large one, and one to be explained, is decoded, answered and encoded in a thread."""
         if not aside and len(request.body) <= INLINE_BYTES:
             if self.batches.full:
-                raise Overloaded("more rows are waiting than can be answered soon; try again")
+                raise Overloaded("the server is overloaded: too many rows wait; try again")
             self.batches.put(request.loop, decode(request))
             return None
 

@@ -8,6 +8,8 @@ from loopwright.base.errors import LoopwrightError
 from loopwright.base.ids import new_id, span_id
 from loopwright.deploy.example import example_outcome, example_request
 from loopwright.deploy.serving.release_files import folder, read_intact
+from loopwright.records.declarations import Table
+from loopwright.records.profiles import Profile
 from loopwright.stores.home import Home
 
 MAX_LOOPS = 5
@@ -45,4 +47,12 @@ def _requests(home: Home, data: str, loop: str) -> list[str]:
     if served.outcome is None:
         return lines
     truth = "its outcome, once you know it (an example: what you send counts as the truth):"
-    return [*lines, truth, curl("outcomes", example_outcome(served.outcome, id))]
+    return [*lines, truth, curl("outcomes", example_outcome(served.outcome, id, _common_texts(home, served.outcome)))]
+
+
+def _common_texts(home: Home, table: Table) -> dict[str, list[str]]:
+    """The commonest texts of a table's columns, by its newest profile; none of personal data."""
+    newest = home.ledger.latest(Profile, key=table.name)
+    columns = newest.record.columns if newest is not None else []
+    named = {n for n, c in table.columns.items() if c.type == "string" and "pii" not in c.tags}
+    return {c.name: [str(value) for value, _ in c.top] for c in columns if c.name in named}

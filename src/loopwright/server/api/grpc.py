@@ -201,11 +201,11 @@ class Door:
                 if self._closing:
                     raise Overloaded("this server is stopping; ask another, or try again")
                 if self._held > MAX_HELD_BYTES:
-                    raise Overloaded("more bytes are arriving than can be held; try again")
+                    raise Overloaded("the server is overloaded: too many bytes are in flight; try again")
                 if self._calls > MAX_CALLS and permission != "public":
-                    raise Overloaded("more calls are being answered than can be held; try again")
+                    raise Overloaded("the server is overloaded: too many calls are in flight; try again")
                 if self._batches.full and kind == "ModelInferRequest":
-                    raise Overloaded("more rows are waiting than can be answered soon; try again")
+                    raise Overloaded("the server is overloaded: too many rows wait; try again")
                 message = await self._aside(parse, kind, body) if len(body) > INLINE_BYTES else parse(kind, body)
                 loop = getattr(message, "model_name", "")
                 made: bytes = (await answer(message, headers, context)).SerializeToString()

@@ -37,7 +37,7 @@ class Loading:
         if not self._registry.knows(loop):
             raise LoopNotFound(loop, self._registry.loops[:5])
         if self._count >= MAX_WAITING:
-            raise Overloaded("more requests are waiting for packages to be loaded than can be held; try again")
+            raise Overloaded("the server is overloaded: too many requests wait for a package to load; try again")
         self._count += 1
         waiting = self._waiting.get(loop)
         if waiting is not None:

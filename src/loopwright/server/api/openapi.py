@@ -92,8 +92,8 @@ _VERSION = {
 _REFUSALS = {
     400: "the request cannot be read",
     401: "a token is required",
-    404: "there is nothing at this path",
-    405: "this path has another method",
+    404: "nothing is served at this path",
+    405: "this path does not allow that method; the header `Allow` names those it does",
     408: "the request did not come to its end in time",
     421: "this server does not answer for that host",
     429: "too many wrong tokens came from this address",

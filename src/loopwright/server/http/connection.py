@@ -274,7 +274,9 @@ class Connection(asyncio.Protocol):
         if self._size > MAX_BYTES:
             current.early = server.app.failed(current, RequestTooLarge("bytes", MAX_BYTES))
         elif server.held > MAX_HELD_BYTES:
-            current.early = server.app.failed(current, Overloaded("more bytes are arriving than can be held; try again"))
+            current.early = server.app.failed(
+                current, Overloaded("the server is overloaded: too many bytes are in flight; try again")
+            )
 
     def on_message_complete(self) -> None:
         """The request has arrived."""

@@ -88,7 +88,7 @@ class Lake:
                     return self._commit(name, delta, table, mode, None)
                 except CommitFailedError:
                     continue
-        raise Unavailable(f"table {name}: too many others are writing to it")
+        raise Unavailable(f"table {name}: too many concurrent writers; try again")
 
     def append_once(
         self, name: str, table: pa.Table | Stream, *, application: str, sequence: int, note: str = ""
@@ -110,7 +110,7 @@ class Lake:
                     return self._commit(name, delta, rows, "append", Transaction(application, sequence), note)
                 except CommitFailedError:
                     continue
-        raise Unavailable(f"table {name}: too many others are writing to it")
+        raise Unavailable(f"table {name}: too many concurrent writers; try again")
 
     def add_columns(self, name: str, schema: pa.Schema) -> int:
         """Add columns, null in every row there is; returns the version that has them."""
@@ -310,7 +310,7 @@ class Lake:
         try:
             delta = DeltaTable(self._uri(name))  # as it is: nothing is taken back
         except TableNotFoundError:
-            raise TableNotFound(name, nearest(name, self.names())) from None
+            raise TableNotFound(name, nearest(name, self.names()), is_empty=True) from None
         except (Damaged, DeltaError, OSError, ValueError) as error:
             return [Problem(where=where, what=f"the log cannot be read: {first_line(error)}"), *self._checked(name, where)]
         problems = self._checked(name, where)
@@ -335,7 +335,7 @@ class Lake:
         try:
             delta = self._newest(name)
         except TableNotFoundError:
-            raise TableNotFound(name, nearest(name, self.names())) from None
+            raise TableNotFound(name, nearest(name, self.names()), is_empty=True) from None
         if version is not None and version != delta.version():
             if not 0 <= version < delta.version():
                 raise NotFound(f"version of table {name}", str(version), next_step=f"the newest is {delta.version()}")

@@ -150,7 +150,10 @@ def _judge(package: Package, report: ProbeReport) -> ProbeResult:
     if report.problem:
         raise PackageRefused(package.digest, report.problem)
     if not golden:
-        raise PackageRefused(package.digest, "it has no golden requests, so nothing shows that it answers as it was made to")
+        raise PackageRefused(
+            package.digest,
+            "it has no golden requests, so its answers cannot be verified: build it again with `loopwright run LOOP`",
+        )
     if missing := [name for name in package.manifest.slices if name not in report.outputs.get("slices.onnx", [])]:
         raise PackageRefused(package.digest, f"slices.onnx has no output {missing[0]!r}, which the manifest names")
     worst, output = 0.0, package.manifest.output

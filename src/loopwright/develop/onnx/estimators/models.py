@@ -122,7 +122,9 @@ decision.register(svm.OneClassSVM, _kernel)
 @decision.register(svm.NuSVC)
 def _(part: Any, x: Any) -> Any:
     if len(part.classes_) > 2:
-        raise ValueError(f"{type(part).__name__} of several classes has no form of its own: put each in a OneVsRestClassifier")
+        raise ValueError(
+            f"{type(part).__name__} with several classes cannot be converted to ONNX: wrap it in a OneVsRestClassifier"
+        )
     return _kernel(part, x)
 
 
@@ -147,7 +149,7 @@ def _(part: covariance.EllipticEnvelope, x: Any) -> Any:
 @probabilities.register(dummy.DummyClassifier)
 def _(part: dummy.DummyClassifier, x: Any) -> Any:
     if part.strategy in ("stratified", "uniform"):
-        raise ValueError(f"a DummyClassifier that is {part.strategy} draws lots: take prior or most_frequent")
+        raise ValueError(f"DummyClassifier(strategy={part.strategy!r}) answers at random: use prior or most_frequent")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         row = part.predict_proba(np.zeros((1, 1)))[0]

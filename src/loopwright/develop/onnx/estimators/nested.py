@@ -266,4 +266,6 @@ def _back(part: Any, y: Any) -> Any:
         return y * constant(1.0 if scale is None else scale) + constant(0.0 if middle is None else middle)
     if isinstance(part, preprocessing.MinMaxScaler):
         return (y - constant(part.min_)) / constant(part.scale_)
-    raise ValueError(f"the inverse of {type(part).__name__} has no form of its own: take a scaler, or func and inverse_func")
+    raise ValueError(
+        f"the inverse of {type(part).__name__} cannot be converted to ONNX: use a scaler, or func and inverse_func"
+    )

@@ -72,7 +72,7 @@ def _(part: impute.SimpleImputer, x: Any) -> Any:
 
 @transform.register(impute.KNNImputer)
 def _(_part: impute.KNNImputer, _x: Any) -> Any:
-    raise ValueError("KNNImputer has no form in ONNX that is right for every row: take a SimpleImputer")
+    raise ValueError("KNNImputer cannot be converted to ONNX exactly: use SimpleImputer")
 
 
 @transform.register(impute.MissingIndicator)
@@ -158,7 +158,7 @@ def _(part: preprocessing.KBinsDiscretizer, x: Any) -> Any:
 
 def _categories(part: Any) -> list[Array]:
     if part.min_frequency is not None or part.max_categories is not None:
-        raise ValueError(f"{type(part).__name__} with min_frequency or max_categories has no form of its own: leave them off")
+        raise ValueError(f"{type(part).__name__} with min_frequency or max_categories cannot be converted to ONNX: remove them")
     return [np.asarray(words, dtype=np.float64) for words in part.categories_]
 
 
@@ -214,7 +214,9 @@ def _to_power(log: Any, powers: Array) -> Any:
 @transform.register(preprocessing.QuantileTransformer)
 def _(part: preprocessing.QuantileTransformer, x: Any) -> Any:
     if part.output_distribution != "uniform":
-        raise ValueError("QuantileTransformer to a normal distribution has no form in ONNX: take output_distribution='uniform'")
+        raise ValueError(
+            "QuantileTransformer to a normal distribution cannot be converted to ONNX: use output_distribution='uniform'"
+        )
     x = wide(x)
     return side_by_side([_quantiles(column(x, i), part.quantiles_[:, i], part.references_) for i in range(part.n_features_in_)])
 

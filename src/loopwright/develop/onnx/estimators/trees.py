@@ -195,7 +195,7 @@ def path_length(rows: Array) -> Array:
 def of_gradient(part: Any) -> Model:
     """The model of scikit-learn's gradient boosting. Raises ValueError if it has no exact form."""
     if not isinstance(part.init_, str | DummyClassifier | DummyRegressor):
-        raise ValueError("an estimator as init has no form of its own: leave init alone")  # noqa: TRY004  # its value, not its type
+        raise ValueError("an estimator as `init` cannot be converted to ONNX: remove `init`")  # noqa: TRY004  # its value, not its type
     made = [
         of_sklearn(one, one.tree_.value[:, :1, 0] * part.learning_rate, k)
         for stage in part.estimators_
@@ -209,7 +209,7 @@ def of_gradient(part: Any) -> Model:
 def of_histograms(part: Any) -> Model:
     """The model of scikit-learn's histogram boosting. Raises ValueError if it has no exact form."""
     if part.is_categorical_ is not None and np.any(part.is_categorical_):
-        raise ValueError("categorical_features has no form of its own: leave it off, or take LightGBM")
+        raise ValueError("categorical_features cannot be converted to ONNX: remove it, or use LightGBM")
     made = [of_histogram(one, k) for stage in internal(part, "_predictors") for k, one in enumerate(stage)]
     base = np.ravel(internal(part, "_baseline_prediction")).astype(np.float64)
     if not hasattr(part, "classes_"):
@@ -240,7 +240,7 @@ def of_lightgbm(estimator: Any) -> Model:
 
 def _link(objective: str) -> str:
     if objective in _NO_FORM:
-        raise ValueError(f"objective {objective} has no form of its own")
+        raise ValueError(f"objective {objective} cannot be converted to ONNX: use another objective")
     return next((link for link, objectives in _LINKS.items() if objective in objectives), "NONE")
 
 
@@ -253,7 +253,7 @@ def _lightgbm_tree(tree: dict[str, str], target: int) -> tuple[Tree, set[int]]:
         return np.array(tree.get(name, "").split(), dtype=kind)
 
     if tree.get("is_linear", "0") != "0":
-        raise ValueError("linear trees have no form in ONNX: leave linear_tree off")
+        raise ValueError("linear trees cannot be converted to ONNX: remove linear_tree")
     inner = int(tree["num_leaves"]) - 1
     leaf_value = numbers("leaf_value", float)
 
@@ -263,7 +263,7 @@ def _lightgbm_tree(tree: dict[str, str], target: int) -> tuple[Tree, set[int]]:
 
     decision, threshold = numbers("decision_type", int), numbers("threshold", float)
     if ((decision >> 2) & 3 == 1).any():
-        raise ValueError("zero_as_missing has no form in ONNX: leave it off")
+        raise ValueError("zero_as_missing cannot be converted to ONNX: remove it")
     as_zero = (decision >> 2) & 3 == 0
     missing = np.where(as_zero, threshold >= 0, (decision & _DEFAULT_LEFT) != 0)
     threshold = np.where(threshold == -float(np.float32(ZERO)), np.nextafter(threshold, -np.inf), threshold)
@@ -322,11 +322,11 @@ def _chained(tree: Tree, members: dict[int, list[int]]) -> Tree:
 def of_xgboost(estimator: Any) -> Model:
     """The model of a fitted XGBoost estimator, read from its JSON form. Raises ValueError if it has no exact form."""
     if not np.isnan(estimator.missing):
-        raise ValueError(f"missing={estimator.missing} has no form in ONNX: leave it NaN")
+        raise ValueError(f"missing={estimator.missing} cannot be converted to ONNX: use NaN")
     learner = json.loads(bytes(estimator.get_booster().save_raw("json")))["learner"]
     booster, about = learner["gradient_booster"], learner["learner_model_param"]
     if booster["name"] == "gblinear":
-        raise ValueError("booster gblinear is a linear model: take one of scikit-learn")
+        raise ValueError("booster gblinear cannot be converted to ONNX: use a linear model of scikit-learn")
     model = booster.get("gbtree", booster)["model"]
     link = _link(learner["objective"]["name"])
     targets, end = model["tree_info"], _last_tree(estimator, model)
@@ -356,9 +356,9 @@ def _last_tree(estimator: Any, model: dict[str, Any]) -> int | None:
 def _xgboost_trees(trees: Sequence[dict[str, Any]], targets: Sequence[int], weights: Sequence[float]) -> Iterator[Tree]:
     for tree, target, weight in zip(trees, targets, weights, strict=False):  # early stopping leaves some out
         if int(tree["tree_param"]["size_leaf_vector"]) > 1:
-            raise ValueError("trees with a vector in each leaf have no form in ONNX: leave multi_strategy alone")
+            raise ValueError("multi-output trees cannot be converted to ONNX: remove multi_strategy")
         if any(tree["split_type"]):
-            raise ValueError("splits by category have no form in ONNX: leave enable_categorical off")
+            raise ValueError("categorical splits cannot be converted to ONNX: remove enable_categorical")
         left, conditions = np.array(tree["left_children"]), np.array(tree["split_conditions"], dtype=np.float32)
         yield Tree(
             np.array(tree["split_indices"]),
