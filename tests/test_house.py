@@ -10,7 +10,7 @@ from typing import NamedTuple
 import pytest
 from tests import house
 
-MAX_LINES = 56_423
+MAX_LINES = 56_465
 """Lines of source. The goal is 34,500."""
 
 

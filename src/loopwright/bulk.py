@@ -110,7 +110,7 @@ def _serving(home: Home, loop: str) -> Iterator[tuple[ServingEngine, InService, 
 
 
 class _Chunk(NamedTuple):
-    """Some rows of a file: `frame` [N] with their numbers [N], those that could not be cut into columns, the share that is read then."""
+    """A batch of a file's rows: `frame` [N], row numbers [N], rows that could not be split into columns, share of the file read so far."""
 
     frame: pa.Table
     numbers: npt.NDArray[np.int64]

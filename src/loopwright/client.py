@@ -237,7 +237,7 @@ class Client:
             return False
 
     def close(self) -> None:
-        """Close the idle connections; those of calls in other threads when these are done."""
+        """Close the idle connections now, and connections in use when their calls end."""
         with suppress(IndexError):
             while True:
                 self._idle.pop().close()

@@ -349,7 +349,7 @@ def worth(value: Value, comparison: PolicyComparison, policy: str) -> np.ndarray
 
 
 def total(rows: np.ndarray, comparison: PolicyComparison) -> Estimate:
-    """Sum of per-row money over the laps, which are what is independent."""
+    """Sum per-row money over the laps, which are the independent units."""
     laps = [comparison.lap == lap for lap in np.unique(comparison.lap)]
     return added([metrics.total(rows[lap], comparison.known.units[lap]) for lap in laps])
 

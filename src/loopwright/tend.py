@@ -317,7 +317,7 @@ def _feed(home: Home, loop: Loop, tables: set[str] | None = None) -> None:
 
 
 class Round(msgspec.Struct, frozen=True, kw_only=True):
-    """One round of upkeep: results for each loop, and failures (`failed`), those of steps without a loop first.
+    """Result of one round of upkeep: per loop, and the failures (`failed`), loop-independent steps first.
 
     `held_by` names the process that holds the lease on upkeep, "" if this one did; then nothing was done.
     """

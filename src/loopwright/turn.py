@@ -83,7 +83,7 @@ def turn(
     fresh: bool = False,
     progress: Progress | None = None,
 ) -> list[Step]:
-    """Run the stages up to `until` on what was known at `as_of` (now by default) and return their steps.
+    """Run the stages up to `until` on the rows known at `as_of` (now by default) and return their steps.
 
     An unfinished turn is resumed where it was interrupted (by a trigger only if it has the same cause and was cut off: a
     failed or stopped turn may be old), as long as none of its inputs has changed: the declaration, the code that its
@@ -401,7 +401,7 @@ def _trained_before(state: Turning, examples: Entry[Examples], parent: str) -> t
 
 
 def _readable(home: Home, board: Leaderboard) -> bool:
-    """Whether the packages that a leaderboard would put into service are there and whole."""
+    """Whether the packages that a leaderboard would release exist and are undamaged."""
     try:
         for digest in {board.winner, *(board.fleet.serving.values() if board.fleet is not None else ())}:
             home.packages.read(digest, keep=())

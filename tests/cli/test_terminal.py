@@ -159,7 +159,7 @@ ANSWERS: list[tuple[Any, list[str]]] = [
         ],
         ["b.csv: rows that repeat key and moment of earlier ones: 4; the last counts"],
     ),
-    (sample.history(), ["2013-06-03 03:00", "b7702e55b770", "tend"]),
+    (sample.history(), ["2013-06-03 03:00", "b7702e55b770", "lightgbm", "tend"]),
     (switched(), ["late-arrival: 3fa91c0d3fa9 serves since 2013-04-01 03:00"]),
     (switched(), ["no worker runs here; one that starts serves it"]),
     (switched(("serves", 11)), ["1 of 1 worker here serves it"]),

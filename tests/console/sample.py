@@ -455,7 +455,7 @@ def trace(*, outcome: bool = True, carrier: str = "UA") -> Trace:
 
 
 def history() -> History:
-    return History(loop=LOOP, releases=releases())
+    return History(loop=LOOP, releases=releases(), candidates=dict.fromkeys(PACKAGES, "lightgbm"))
 
 
 def drift() -> DriftReport:

@@ -83,7 +83,7 @@ _registry = _Registry()
 
 
 def state() -> ProcessState:
-    """What has failed in this process so far, and what is down now."""
+    """Failures in this process so far, and threads that are down now."""
     return _registry.state()
 
 

@@ -1,4 +1,4 @@
-"""What was delivered in some windows, from their rows: answers whose outcome is known, how long they took, what they earned."""
+"""Measure some windows from their rows: answers with a known outcome, their latency, their value."""
 
 from collections.abc import Iterator, Sequence
 from datetime import datetime
@@ -58,7 +58,7 @@ class Delivery(NamedTuple):
         return Estimate(total.value / n, total.low / n, total.high / n, n, total.too_few) if n else None
 
     def metrics(self, names: Sequence[str]) -> dict[str, Estimate]:
-        """Those of the metrics that rows tell, of all rows together.
+        """Compute the metrics that are defined on rows, over all rows together.
 
         What is independent are units and windows: what is bad about a week is bad for all of its rows. The wider interval counts.
         """
@@ -146,7 +146,7 @@ def _rows(home: Home, loop: str, outcome: Outcome, weeks: Sequence[WindowTotals]
 
 
 def _outputs(home: Home, table: pa.Table) -> dict[str, Output]:
-    """What the packages that answered predict; those that are gone are left out."""
+    """Outputs of the packages that answered, by digest; deleted packages are left out."""
     found = {}
     for digest in pc.unique(table["_package"]).to_pylist():
         try:

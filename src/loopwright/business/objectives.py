@@ -1,4 +1,4 @@
-"""Promised and delivered: each objective of the scope against what was measured while serving, now and over the whole life.
+"""Compare each objective of the scope with its measurement while serving, now and over the loop's whole life.
 
 Now are the newest windows whose outcomes are complete: one, and more only where it is too few to tell. A metric is computed from all
 rows of the windows together: the mean of weekly average precisions is not an average precision.
@@ -76,7 +76,7 @@ class Terms(NamedTuple):
 
 
 def delivered(home: Home, terms: Terms, weeks: Sequence[WindowTotals]) -> Deliveries:
-    """What a loop delivered, by what its objectives need."""
+    """Measure what a loop delivered, as far as its objectives need it."""
     names = [o.metric for o in terms.scope.objectives]
     latency = any("latency" in name for name in names)
     whole = life(home, terms.loop, terms.outcome, weeks, unit=terms.unit, minimum_rows=terms.minimum_rows, latency=latency)
@@ -191,7 +191,7 @@ def _quantile(values: Any, metric: str) -> Estimate | None:
 
 
 def _expected(metric: str, package: Package | None) -> float | None:
-    """What the package's own evaluation said."""
+    """The value in the package's own evaluation."""
     if package is None:
         return None
     evaluation = package.evaluation

@@ -131,7 +131,7 @@ def _other_winner(home: Home, loop: str, boards: list[Leaderboard], releases: li
 
 
 def _small_groups(package: Package | None, qualities: list[Quality]) -> dict[str, dict[str, int]]:
-    """Those of the newest window with complete outcomes, else of the validation rows of what serves."""
+    """Slice values with too few rows: in the newest window with complete outcomes, else in the serving package's validation rows."""
     if qualities:
         return qualities[-1].small_groups
     return package.evaluation.small_groups if package is not None else {}

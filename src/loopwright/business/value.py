@@ -121,7 +121,7 @@ def account(
 
 
 def _rule(packages: Mapping[str, Probed], rows: pa.Table, known: Known) -> Answered:
-    """What the heuristic of the package that answered says of each logged row, as its fall-back would."""
+    """Answers of the heuristic to each logged row: that of the package that answered the row."""
     count, output = rows.num_rows, known.output
     score, label = np.zeros(count), None if known.given.label is None else np.zeros(count, dtype=known.given.label.dtype)
     digests = rows["_package"].to_numpy()
@@ -149,7 +149,7 @@ def _expected(row: LeaderboardRow) -> float:
 
 
 def money_over_heuristic(board: Leaderboard) -> str:
-    """What the winner makes more than the heuristic per prediction, with its 95 % interval; empty where it was not compared."""
+    """Value per prediction of the winner minus that of the heuristic, with its 95 % interval; empty where not compared."""
     winner = next((row for row in board.rows if board.winner in (row.package, row.candidate)), None)
     heuristic = next((row for row in board.rows if row.phase == 1), None)
     if winner is None or heuristic is None:

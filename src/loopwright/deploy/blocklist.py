@@ -62,7 +62,7 @@ def bad_packages(home: Home, loop: str | None = None) -> dict[str, BadPackage]:
 
 
 def marked_here(home: Home, loop: str | None = None) -> dict[str, BadPackage]:
-    """Those that were marked on this machine, without asking the ledger."""
+    """Packages marked as bad on this machine, without reading the ledger."""
     return {m.package.package: m.package for m in marks(home) if loop in (None, m.package.loop)}
 
 

@@ -87,7 +87,7 @@ class GateResult(Record, frozen=True, kw_only=True):
 
     @property
     def unsure(self) -> list[str]:
-        """What could not be told of a package that passed, and why."""
+        """Checks that could not be decided for a package that passed, and why."""
         return [f"{check.name}: {check.detail}" for check in self.checks if check.passed and check.verdict == "cannot tell"]
 
     @property
@@ -124,7 +124,7 @@ class Unreadable(NamedTuple):
 
 
 def read_serving(home: Home, digest: str) -> Package | Unreadable:
-    """The package that serves; where it is gone or damaged, why: what is to replace it is judged without it."""
+    """The serving package, or why it cannot be read: the new package is then judged without it."""
     try:
         return home.packages.read(digest)
     except PackageNotFound:
@@ -318,7 +318,7 @@ def _case(
 def _serving_answers(
     served: Probed | None, rows: pa.Table, output: Output, segments: SegmentPackages | None
 ) -> tuple[Answered | None, Output, str]:
-    """What the serving package answers on the rows, what both packages predict, and why it is not compared, if it is not."""
+    """The serving package's answers to the rows, the outputs of both packages, and why they are not compared, if so."""
     if served is None:
         return None, output, ""
     if served.manifest.output.task != output.task:
@@ -355,7 +355,7 @@ def _why(error: Exception) -> str:
 
 
 def _validation(examples: pa.Table, package: Package, serving: Package | None) -> tuple[pa.Table, str]:
-    """The rows that the package was judged on; of these, where there are enough, only those that the serving package was not trained on."""
+    """Validation rows of the package, without the serving package's training rows if enough remain."""
     split = package.manifest.split
     if split is None:  # made before packages said
         newest = pc.max(examples["_decided_at"]).as_py() - duration(TimeSplit().validation)

@@ -47,7 +47,7 @@ Verdict = Literal["", "better", "within", "worse", "cannot tell"]
 
 
 class Check(msgspec.Struct, frozen=True, kw_only=True):
-    """One check: whether it passed, and what was seen; of a guard also its `verdict`."""
+    """Result of one check: whether it passed, the finding, and a guard's `verdict`."""
 
     name: str
     passed: bool
@@ -63,7 +63,7 @@ class Anchor(NamedTuple):
 
 
 class GateInputs(msgspec.Struct, frozen=True, kw_only=True):
-    """What the checks look at. `truth`, `own`, `other`, `groups`, `units` and `slices` are over the same N rows; empty without rows.
+    """Input of the checks. `truth`, `own`, `other`, `groups`, `units` and `slices` are over the same N rows; empty without rows.
 
     `output` is what both packages predict: the classes of either. `failed` says why the package did not answer those rows.
     """

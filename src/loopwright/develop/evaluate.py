@@ -108,7 +108,7 @@ def latency(
 
 
 def loading(graph: bytes, clock: Clock, *, rounds: int = LOADING_ROUNDS) -> tuple[float, int]:
-    """How long a graph takes to load and answer a first row, in milliseconds, and what it holds then, in bytes; in this process.
+    """Measure a graph in this process: milliseconds to load and answer a first row, and its bytes in memory.
 
     Each is the least of some rounds: what the graph takes, not what else went on meanwhile.
     """
@@ -124,5 +124,5 @@ def loading(graph: bytes, clock: Clock, *, rounds: int = LOADING_ROUNDS) -> tupl
 
 
 def measures(evaluation: Evaluation) -> dict[str, float]:
-    """Every measure of an evaluation by its metric name, those of the package included."""
+    """Every measure of an evaluation by metric name, package measures included."""
     return {name: estimate.value for name, estimate in evaluation.metrics.items()} | evaluation.package_measures

@@ -40,7 +40,7 @@ class SplitExamples(NamedTuple):
 
 
 def split_examples(table: pa.Table, split: Split, sampling: Sampling, outcome: Outcome, *, seed: int) -> SplitExamples:
-    """Divide examples into training and validation rows and draw those that are fitted on. Raises ExamplesRefused."""
+    """Split examples into training and validation rows, and sample the training rows. Raises ExamplesRefused."""
     training, validation, partition = divide(table, split, seed=seed, task=outcome.task)
     known = table.column("_label").is_valid().to_numpy()
     truth = label_array(
@@ -59,7 +59,7 @@ def middle(goal: Goal, truth: Array) -> list[float]:
 
 
 def load(home: Home, examples: Examples, window: timedelta | None) -> pa.Table:
-    """The examples, those of the newest `window` only where there is one. Raises ExamplesRefused where the file is gone."""
+    """Read the examples, limited to the newest `window` if there is one. Raises ExamplesRefused if the file is gone."""
     try:
         table = read_examples(home, examples.digest)
     except RecordNotFound:

@@ -104,7 +104,7 @@ def compared(metric: str, rows: Sequence[LeaderboardRow], quality: Contest, wort
 
 
 def shrink(evaluations: Sequence[Evaluation], contests: Mapping[str, Contest]) -> list[Evaluation]:
-    """The candidates with what their figures will be on other rows: among those of which one may be the best, luck chooses too.
+    """Correct the candidates' figures for selection: the best of several similar candidates looks better than it is.
 
     `contests` are by metric, the primary one first.
     """

@@ -78,7 +78,7 @@ def scan(
 def _features(
     traced: TracedFeatures, rows: pa.Table, look: ScanData, key: Sequence[str], doubted: set[str], progress: Progress
 ) -> tuple[list[Suspect], dict[str, Values]]:
-    """Suspects among the features, and the values of those that are one number or text."""
+    """Find suspects among the features, with the values of scalar features."""
     values = FeatureValues(traced)
     computed = values.graph.run(arrow_feed(values.graph, values.columns, rows))
     made_of, found, single = feature_columns(traced), list[Suspect](), dict[str, Values]()
@@ -126,5 +126,5 @@ def describe(suspect: Suspect) -> str:
 
 
 def leaks(suspects: Sequence[Suspect]) -> list[Suspect]:
-    """Suspects that leak the label; identifiers and row counters do not, and what is perfect on few rows may be an easy problem."""
+    """Suspects that leak the label; identifiers, row counters and features that are perfect on few rows are not reported."""
     return [s for s in suspects if s.kind not in ("names", "order", "perfect")]

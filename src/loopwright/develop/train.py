@@ -242,7 +242,7 @@ def prepare(
 
 
 def _leave_out_failing(work: Work) -> None:
-    """Rehearse every candidate; those that fail are left out and named. Raises the errors of `prepare` if none is left."""
+    """Rehearse every candidate; failing ones are left out and named. Raises the errors of `prepare` if none is left."""
     for suspect in work.suspects:
         work.progress.say(f"leak suspected: {suspect.what} {describe(suspect)}")
     weighed = work.drawn.weight is not None
@@ -295,7 +295,7 @@ def _wanted(scope: Scope, release: Release) -> list[str]:
 def _train(
     work: Work, params: Mapping[str, Mapping[str, Any]]
 ) -> tuple[list[Measured], dict[str, metrics.Contest], dict[str, str]]:
-    """Every package, what they are compared by, and the candidates that are left out with their reasons."""
+    """All packages, their comparison, and the omitted candidates with reasons."""
     made, failed = [_evaluated(work, _heuristic(work))], dict(work.failed)
     for candidate in work.candidates:
 

@@ -58,7 +58,7 @@ def open_alerts(home: Home, loop: str) -> list[Alert]:
 
 
 def send(home: Home, loop: str) -> list[Alert]:
-    """Send every alert of a loop that was decided and not sent yet; those that all sinks took are marked, and returned.
+    """Send every unsent alert of a loop; mark and return the alerts that all sinks accepted.
 
     A sink that fails is logged and tried again the next time.
     """

@@ -90,7 +90,7 @@ def packages_of(predictions: pa.Table) -> dict[str, int]:
 
 
 class DriftContext(NamedTuple):
-    """What a window is compared with, beside the package's reference.
+    """Baseline of a window in addition to the package's reference.
 
     `previous` windows, newest first; `features` values [N] of features that are no columns; `impact` of a column on the answers.
     """

@@ -1,4 +1,4 @@
-"""The watch: close every monitoring window that is due, judge it, and say whether to retrain and whom to tell.
+"""Close every monitoring window that is due, judge it, and decide whether to retrain and to alert.
 
 In the order of `watch`: windows due are measured (inputs, then quality of the predictions whose wait for an outcome is over),
 windows are measured again when it is over for all of them and where outcomes are corrected soon after, a reason to retrain is looked for, alerts are raised and closed.
@@ -151,7 +151,7 @@ def _silent_steps(moments: Array, start: datetime, step: timedelta, until: datet
 
 
 def _anchor(home: Home, loop: str, step: timedelta, until: datetime) -> datetime | None:
-    """Where the first window starts: on the hour, or for short windows on a multiple of their length."""
+    """Start of the first window: on the hour, or, for short windows, at a multiple of their length."""
     releases = home.ledger.find(ReleaseState, loop=loop, limit=1, newest=False)
     moments = [m for m in (first_at(home, loop), *(e.record.since for e in releases)) if m is not None and m <= until]
     if not moments:
@@ -192,7 +192,7 @@ class _Watcher:
             closed.append(self.close(start, end))  # what was closed counts, also where the next one raises
 
     def close(self, start: datetime, end: datetime) -> _ClosedWindow:
-        """Measure the window, store what was found in one transaction."""
+        """Measure the window and store the results in one transaction."""
         joined = self._joined(start, end)
         found = self._window(joined, start, end)
         measured = self._quality(joined, start, end)
@@ -217,7 +217,7 @@ class _Watcher:
         return msgspec.structs.replace(found, arms={name: self._window(rows, start, end) for name, rows in arms.items()})
 
     def _context(self, package: Probed, rows: pa.Table, start: datetime) -> DriftContext:
-        """What the window from `start` is compared with."""
+        """Baseline of the window from `start`."""
         known = drift_baseline(self.home, self.loop, package, self.monitor)
         features = {n: v[0] for n, v in derived_features(package, [rows]).items()} if known.features else {}
         before = self.home.ledger.find(Window, loop=self.loop, limit=PREVIOUS)
@@ -468,7 +468,7 @@ class _Watcher:
 
 
 def _worse(check: DecayCheck, start: datetime) -> str:
-    """What is worse than promised, in a sentence."""
+    """Describe the decay in a sentence."""
     promise = f"it was {number(check.promised.value)} when the package was made"
     if check.cause == "harm":
         harm = check.since_release

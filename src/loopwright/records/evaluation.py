@@ -164,7 +164,7 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def package_measures(self) -> dict[str, float]:
-        """Measures of the package itself by their metric names: latency, size, training; those of loading where they were taken."""
+        """Measures of the package itself by metric name: latency, size, training, and loading if measured."""
         measured = {
             "latency_p50_us": self.latency_p50_us,
             "latency_p99_us": self.latency_p99_us,
@@ -275,7 +275,7 @@ class SegmentModel(Record, frozen=True, kw_only=True):
 
 
 class FleetBoard(msgspec.Struct, frozen=True, kw_only=True):
-    """All segments of one turn, the largest first; `serving` maps those that get their own package to it.
+    """All segments of one turn, largest first; `serving` maps a segment to its own package, if it has one.
 
     `gain` is the whole fleet (these segments with their own packages, all else with the global one) minus the global package
     alone, on all validation rows, less what chance adds to segments that were chosen for it; `metrics` and `outputs` are what the whole fleet reached and answered there (empty where none

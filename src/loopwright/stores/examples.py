@@ -26,7 +26,7 @@ if TYPE_CHECKING:  # it opens every store, and needs this one for nothing
 
 
 def read_examples(home: "Home", digest: str, columns: Collection[str] | None = None) -> pa.Table:
-    """The rows of an examples file, ordered by decision; with those of `columns` (None: all) that it has. See `records.examples`.
+    """Read the rows of an examples file, ordered by decision, with its columns among `columns` (None: all). See `records.examples`.
 
     Raises RecordNotFound when the file is missing (the same inputs make the same digest), Damaged when its bytes have changed.
     """

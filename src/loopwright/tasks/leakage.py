@@ -197,7 +197,7 @@ def missing(name: str, hidden: Array, look: ScanData) -> Iterator[Suspect]:
 
 
 def by_value(name: str, part: Values, look: ScanData) -> Iterator[Suspect]:
-    """Whether single values of a column decide a class: the commonest words or codes, and numbers that are there again and again."""
+    """Whether single values of a column decide a class: the commonest words or codes, and repeated numbers."""
     there = part.array[~part.missing]
     distinct, counts = np.unique(there.astype(str) if part.is_text else there, return_counts=True)
     chosen = [i for i in np.argsort(-counts, kind="stable")[:VALUES] if counts[i] >= LEAST]

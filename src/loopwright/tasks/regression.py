@@ -80,7 +80,7 @@ def _of_target(name: str, truth: Array, error: Array) -> Statistic:
 
 
 def explained(left: Array, spread: Array) -> Statistic:
-    """One less the sum of what is left [N] by the sum of what there was [N]."""
+    """1 - sum of residuals [N] / sum of deviations [N]."""
     share = ratio(left, spread)
     return share._replace(value=1 - share.value, influence=-share.influence, events=min(telling(left), telling(spread)))
 

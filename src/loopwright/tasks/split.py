@@ -98,7 +98,7 @@ def divide_again(examples: pa.Table, training: Array, split: Split, *, seed: int
 
 
 def folds(examples: pa.Table, training: Array, split: Split, *, seed: int, task: Task = "binary") -> list[tuple[Array, Array]]:
-    """Pairs of training rows (indices), fitted on and scored: what is scored shares no outcome with what is fitted on, and is younger by time.
+    """Folds of training rows (indices), to fit and to score: scored rows share no outcome with fitted ones and, in time splits, are younger.
 
     By time the newest half is scored in FOLDS parts, else all rows; where labels are many a fifth is enough. Folds that cannot be fitted
     on are left out; empty where none can.

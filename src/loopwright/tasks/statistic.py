@@ -1,4 +1,4 @@
-"""What a metric of N rows is to whoever puts an interval around it: a value, the influence of each row, and its scale.
+"""A metric of N rows as interval estimators need it: its value, the influence of each row, and its scale.
 
 The influence of a row is the derivative of the value by the row's weight (infinitesimal jackknife; Jaeckel 1972, Efron 1982, chapter 6).
 It adds up to 0 over the rows. Its sums over units give the variance of any metric whose rows depend on each other within a unit (Liang &
@@ -22,7 +22,7 @@ TINY = np.finfo(np.float64).eps
 
 
 class Parts(NamedTuple):
-    """What a quantity that cannot be below zero is made of: parts [B] around their true values, with the variance of each.
+    """Parts [B] of a non-negative quantity, each estimated around its true value, with its variance.
 
     `code` [N] is the part of each row, -1 of none, and `influence` [N] what the row adds to it; `rows` [B] are those of each part,
     infinite where parts are not pooled.
@@ -130,7 +130,7 @@ def of_slice(slices: Slices | None, name: str) -> Array:
 
 
 def small_groups(slices: Slices, least: int) -> dict[str, dict[str, int]]:
-    """Of each slice the values with fewer than `least` rows, and how many each has; slices without any are left out."""
+    """Values of each slice with fewer than `least` rows, and their counts; slices without any are left out."""
     found = {}
     for name, values in slices.items():
         words, counts = np.unique(np.asarray(values, dtype=str), return_counts=True)

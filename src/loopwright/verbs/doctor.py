@@ -182,7 +182,7 @@ def _ledger(home: Home) -> CheckItem:
 
 
 def _lake(home: Home) -> CheckItem:
-    """Whether each table there is can be opened, and those that should be there are."""
+    """Check that every table can be opened and that none is missing."""
     names = home.lake.names()
     unreadable = [p for name in names for p in attempted(f"table {name}", partial(_opened, home, name))]
     where = _place(home.settings.lake_root)

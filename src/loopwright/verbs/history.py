@@ -1,19 +1,22 @@
 """The verb `history`."""
 
+from contextlib import suppress
+
 import msgspec
 
-from loopwright.base.errors import SegmentNotFound
+from loopwright.base.errors import NotFound, PackageRefused, SegmentNotFound
 from loopwright.records.releases import ReleaseState
 from loopwright.stores.home import Home
 from loopwright.verbs.known_loop import known_loop
 
 
 class History(msgspec.Struct, frozen=True, kw_only=True):
-    """The releases of a loop, oldest first; with `segment` only those that changed its package."""
+    """The releases of a loop, oldest first; with `segment` only those that changed its package. `candidates` are by package digest."""
 
     loop: str
     releases: list[ReleaseState]
     segment: str | None = None
+    candidates: dict[str, str] = {}
 
 
 def history(home: Home, loop: str, *, segment: str | None = None) -> History:
@@ -31,9 +34,13 @@ def history(home: Home, loop: str, *, segment: str | None = None) -> History:
             raise SegmentNotFound(segment, known)
         before = [None, *(r.package_of(segment) for r in releases)]
         releases = [r for r, old in zip(releases, before, strict=False) if r.package_of(segment) != old]
-    return History(loop=loop, releases=releases, segment=segment)
+    candidates = {}
+    for digest in dict.fromkeys(arm.package for release in releases for arm in release.arms):
+        with suppress(NotFound, PackageRefused):
+            candidates[digest] = home.packages.manifest(digest).candidate
+    return History(loop=loop, releases=releases, segment=segment, candidates=candidates)
 
 
 def releases_of(home: Home, loop: str) -> list[ReleaseState]:
-    """All that served a loop, oldest first."""
+    """All releases of a loop, oldest first."""
     return [e.record for e in home.ledger.find(ReleaseState, loop=loop, newest=False)]

@@ -74,7 +74,7 @@ def _served(home: Home) -> Iterator[Problem]:
 
 
 def _tables(home: Home) -> Iterator[Problem]:
-    """Every table that something was ingested into is there, at that version or a later one."""
+    """Check that every ingested table exists, at the ingested version or a later one."""
     newest: dict[str, int] = {}
     for entry in home.ledger.find(Ingested, newest=False):
         newest[entry.record.table] = max(entry.record.version, newest.get(entry.record.table, 0))

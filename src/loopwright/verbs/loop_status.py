@@ -137,7 +137,7 @@ def _status_or_trouble(home: Home, loop: str) -> LoopStatus:
 
 
 def open_alerts(alerts: Sequence[Entry[Alert]]) -> list[Alert]:
-    """Those that are open, oldest first; `alerts` newest first."""
+    """Open alerts, oldest first; `alerts` is newest first."""
     return [entry.record for entry in reversed(alerts) if entry.record.state == "open"]
 
 

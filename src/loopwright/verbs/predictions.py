@@ -121,7 +121,7 @@ def _check_key(loop: Loop, key: str) -> None:
 
 
 def _check_flag(loop: Loop, flag: str) -> None:
-    """Raise UsageError for a flag that no prediction can have, with those that there are."""
+    """Raise UsageError for an unknown flag, listing the known ones."""
     kind, _, name = flag.partition(":")
     if flag and kind not in FLAGS:
         raise UsageError(f"no flag {flag[:80]!r}: one of {', '.join(FLAGS)}")

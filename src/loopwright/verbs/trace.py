@@ -68,7 +68,7 @@ class TracedStatement(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def words(self) -> str:
-        """What it says, when that became known, from where, and whether it counts."""
+        """The outcome's value, when it became known, its origin, and whether it counts."""
         what = "taken back" if self.truth is None else cell(self.truth)
         return f"{what}, known {self.known_at:%Y-%m-%d %H:%M:%S} UTC, by {self.provenance}" + (
             "; this one counts" * self.counts

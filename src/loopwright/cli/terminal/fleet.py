@@ -13,7 +13,7 @@ from loopwright.tasks.metrics import metric
 
 
 def fleet(board: FleetBoard) -> RenderableType:
-    """The segments that gain most and those that gain least, and the whole in a sentence."""
+    """List the segments that gain most and least, and summarise the fleet in a sentence."""
     up = metric(board.metric).higher
     shown = sorted(board.segments, key=lambda m: (not m.package, -m.difference.value if up else m.difference.value, -m.rows))
     left_out = len(shown) - MAX_SEGMENTS

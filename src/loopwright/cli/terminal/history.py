@@ -16,9 +16,10 @@ def history(value: History) -> RenderableType:
     rows = []
     for before, r in zip([None, *value.releases], value.releases, strict=False):
         package = arms(r) if value.segment is None else _of_segment(r, value.segment)
+        names = ", ".join(dict.fromkeys(value.candidates.get(arm.package, "–") for arm in r.arms))
         changed = [_changed(before, r)] if value.segment is None and any(s.segments for s in value.releases) else []
-        rows.append([r.generation, r.since, r.action, package, *changed, r.by, r.why])
-    columns = ["", "since", "", "package", *(["segments"] if rows and len(rows[0]) == 7 else []), "by", "why"]
+        rows.append([r.generation, r.since, r.action, package, names, *changed, r.by, r.why])
+    columns = ["", "since", "", "package", "candidate", *(["segments"] if rows and len(rows[0]) == 8 else []), "by", "why"]
     return table(columns, rows, right=[""])
 
 

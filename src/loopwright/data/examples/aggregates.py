@@ -250,7 +250,7 @@ def sweep(rows: Iterable[tuple[int, int, float]]) -> Iterator[tuple[int, float |
 
 
 def _leaving(inside: list[tuple[float, int]], until: int) -> Iterator[tuple[int, float | None]]:
-    """What the least value becomes by rows that leave up to `until`."""
+    """Yield the minimum each time rows leave the window, up to `until`."""
     while inside and inside[0][1] <= until:
         at = inside[0][1]
         while inside and inside[0][1] <= at:

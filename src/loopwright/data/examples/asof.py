@@ -1,4 +1,4 @@
-"""What a request is joined with, as step functions of the moment of decision: one per key, fully determined by a table's rows.
+"""Context and aggregates as step functions of the decision time: one per key, determined by a table's rows.
 
 A row, or a version of a row, counts for the decisions d with enter <= d < leave. For a context, enter is when serving could
 know the row (known time, `known_after` and `lag` later), and of the rows that entered the one with the newest event counts
@@ -32,7 +32,7 @@ _MOMENT = pa.timestamp("us", tz="UTC")
 
 
 class Joined(msgspec.Struct, frozen=True, kw_only=True):
-    """One step function: what a package is told of it (`need`), the table it is made of, and how.
+    """One step function: its description in the package (`need`), its source table, and how it is computed.
 
     `columns` are the table's columns that a context takes, `aggregates` those made in one pass (none for a context). `lag`
     is in microseconds.

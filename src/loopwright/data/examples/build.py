@@ -1,4 +1,4 @@
-"""Examples as of a moment: what was asked, the context known then, and the outcomes that had become known.
+"""Build examples as of a moment: the request, the context known then, and the outcomes known by then.
 
 Where a decision was served, its request and context are taken from the prediction log as they were; where not (history
 from before the loop, or traffic that something else answered), they are joined by DuckDB's ASOF join to what serving would
@@ -81,7 +81,7 @@ def build(
     window: timedelta | None = None,
     used: Callable[[], Collection[str]] | None = None,
 ) -> Examples:
-    """Build the examples of a loop from what was known at `as_of`, and write them to `home/examples/<digest>.parquet`.
+    """Build the examples of a loop from the rows known at `as_of`, and write them to `home/examples/<digest>.parquet`.
 
     One row per decision before `as_of` whose outcome was known; with `window` only the last stretch of that length, up to
     the newest such decision. Decisions without an outcome are left out and counted by reason. Context and aggregates are those of the moment of decision, of what was known `lag` before
@@ -362,7 +362,7 @@ def _joined(
     *,
     known_by: int,
 ) -> Iterator[pa.RecordBatch]:
-    """The kept decisions in order, each with what it is joined with where it was not served with it, stretch by stretch.
+    """Yield the kept decisions in order, chunk by chunk; those that were not served are joined with their context.
 
     Only moments and keys take part in the ASOF joins; their results are laid beside the decisions by position.
     """

@@ -1,4 +1,4 @@
-"""Feeding what is looked up while serving: the steps of each key, made by the same SQL as for training (`data.examples.asof`).
+"""Feed the online table: the steps of each key, computed by the SQL that training uses (`data.examples.asof`).
 
 A store holds the steps for decisions from `SLACK` before now on, also those that lie ahead (a row that leaves its window later,
 a forecast). They change only when the table does; between, only the moment is moved until which the store has all that is known.
@@ -28,7 +28,7 @@ _ROWS = 65_536
 
 
 def needs(context: list[Context], aggregates: Sequence[Aggregate] = ()) -> list[ContextNeed]:
-    """What a package has to know about what its requests are joined with."""
+    """Describe the context and aggregates that a package looks up."""
     return [j.need for j in joined(context, list(aggregates))]
 
 
@@ -69,7 +69,7 @@ def _newest(database: Any, j: Joined, data: Any) -> int:
 
 
 def _items(database: Any, j: Joined, since: int) -> Iterator[tuple[str, bytes]]:
-    """Each key with its packed steps, without those that were over at `since`."""
+    """Yield each key with its packed steps, without steps that ended before `since`."""
     keys, columns = [f"k{i}" for i in range(len(j.need.by))], [f"c{i}" for i in range(len(j.need.columns))]
     order = ", ".join([*keys, "_at"])
     ordered = database.sql(f"SELECT {', '.join([*keys, '_at', '_event', *columns])} FROM steps ORDER BY {order}")  # noqa: S608 - names of ours

@@ -1,4 +1,4 @@
-"""What the labels of the examples look like, in words; and whether there is anything to learn from them."""
+"""Describe the labels of the examples, and check that a model can learn from them."""
 
 from collections.abc import Mapping
 from typing import Any

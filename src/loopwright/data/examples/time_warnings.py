@@ -1,4 +1,4 @@
-"""What was known at the decision, and what was not: doubts about times and columns that declarations and examples give away."""
+"""Warn about times and columns that may not be known at the decision, from declarations and examples."""
 
 import re
 from collections.abc import Collection, Sequence
@@ -41,7 +41,7 @@ class Later(NamedTuple):
 
 
 def later(frame: pa.Table, event_time: str, names: Collection[str]) -> dict[str, Later]:
-    """Those of the times `names` of a table [N] that are never before the event time, and as a rule after it."""
+    """Times among `names` of a table [N] that are never before the event time, and mostly after it."""
     found = {}
     for name in names:
         delays = pc.subtract(frame[name].cast(pa.int64()), frame[event_time].cast(pa.int64())).drop_null().to_numpy()
@@ -62,7 +62,7 @@ def doubts(
     examples: pa.Table | None = None,
     excluded: dict[str, int] | None = None,
 ) -> list[tuple[str, str]]:
-    """Pairs of what is doubtful (a table or a column) and why; empty when nothing is.
+    """List pairs of a doubtful table or column and the reason; empty when there are none.
 
     `used` are the columns that features use; `examples` are as `records.examples` describes them, `excluded` counts the
     decisions that are none by reason.

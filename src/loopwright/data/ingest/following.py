@@ -23,7 +23,7 @@ _COMPARED = ("integer", "float", "timestamp", "string")
 
 
 class Followed(NamedTuple):
-    """One step of a growing source: what is followed, from which position (empty: the beginning) and to which position.
+    """One step of an incremental source: what it follows, the start position (empty: the beginning) and the end position.
 
     `upto` returns the rows between `since` and another position, where an interrupted ingestion had stopped.
     """

@@ -234,7 +234,7 @@ def _moment(home: Home, digest: str) -> datetime:
 
 
 def _may_lack(home: Home, table: Table, *, loose: bool) -> Collection[str]:
-    """The columns that a source may lack: those that the contract did not have at first, and of loose sources any."""
+    """Columns that a source may omit: those added to the contract later, and any column of a `loose` source."""
     if loose:
         return table.columns
     first = next(iter(home.ledger.find(Contract, key=table.name, newest=False)), None)

@@ -56,7 +56,7 @@ def bring(
 
 
 def _files(source: str) -> list[tuple[Path, str]]:
-    """The files of a source; those of a folder are named relative to it."""
+    """List the files of a source; files of a folder are named relative to it."""
     folder = Path(source)
     return [(f, str(f.relative_to(folder)) if folder.is_dir() else f.name) for f in expand(source)]
 

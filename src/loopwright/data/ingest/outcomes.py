@@ -161,7 +161,7 @@ def _without_answers(table: Table, requests: Table, frame: pa.Table) -> pa.Table
 
 
 def _id_columns(table: Table, frame: pa.Table) -> list[str]:
-    """The columns of a source that name predictions: those that hold ids; without the whole key also others that are called so."""
+    """Columns of a source that name predictions: they contain ids, or, if the key is incomplete, have such a name."""
     called = _called_ids(table, frame)
     with_ids = [n for n in called if _holds_ids(frame[n])]
     return with_ids or ([] if set(_sources(table, frame, table.key)) <= set(frame.column_names) else called)

@@ -155,7 +155,7 @@ def sliced(tables: Iterator[pa.Table], done: Callable[[int], float], schema: pa.
 
 
 class Hasher(io.RawIOBase):
-    """A file that computes the digest of what is written to it, and stores nothing."""
+    """A file that computes the digest of the bytes written to it, and stores nothing."""
 
     def __init__(self) -> None:
         self.sha256 = hashlib.sha256()

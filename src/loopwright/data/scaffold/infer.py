@@ -129,7 +129,7 @@ class Notes(list[str]):
     """Notes for the user. Notes about columns (`column 'x' ...`) that differ in little else are folded into one."""
 
     def folded(self) -> list[str]:
-        """All notes in order; of more than FEW_NOTES alike the first, and which columns it goes for as well."""
+        """All notes in order; more than FEW_NOTES alike become one that lists the other columns."""
         kinds: dict[str, list[str]] = {}
         for note in self:
             kinds.setdefault(_QUOTED_OR_NUMBER.sub("", note) if note.startswith("column ") else note, []).append(note)

@@ -57,7 +57,7 @@ class Arms:
 def in_groups(
     groups: Sequence[G], rows: Rows, ids: Ids, at_us: Moments, answer: Callable[[G, Rows, Ids, Moments], list[Prediction]]
 ) -> list[Prediction]:
-    """Answer N rows in order, those of each group together."""
+    """Answer N rows in order, the rows of a group in one run."""
     places: dict[G, list[int]] = {}
     for i, group in enumerate(groups):
         places.setdefault(group, []).append(i)

@@ -261,7 +261,7 @@ class Heartbeat:
         return place
 
     def ended(self, place: int) -> None:
-        """The answer is there."""
+        """Mark the run at `place` as ended."""
         self._map[place] = 0
 
     def busy(self) -> list[Busy]:

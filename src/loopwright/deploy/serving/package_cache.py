@@ -123,7 +123,7 @@ class PackageCache:
         return digest in self._held
 
     def find(self, digest: str) -> Predictor | None:
-        """The package if it is there; it is the most recently used then."""
+        """The package if it is cached; marks it as the most recently used."""
         held = self._held.get(digest)
         if held is None:
             return None

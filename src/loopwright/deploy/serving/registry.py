@@ -42,7 +42,7 @@ _READ = ("model.onnx", "heuristic.onnx", "reference.json")
 
 
 class InService(NamedTuple):
-    """A loop in service in this process: the predictor of its own package, and those of its segments."""
+    """A loop in service in this process: the predictors of its own package and of its segments."""
 
     state: ReleaseState
     predictor: Predictor

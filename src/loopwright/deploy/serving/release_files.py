@@ -186,7 +186,7 @@ class Changes:
 
     @property
     def loops(self) -> list[str]:
-        """All that have a file, sorted."""
+        """Names of all loops with a release file, sorted."""
         return sorted(self._stamps)
 
     def _look(self) -> list[str]:

@@ -10,7 +10,7 @@ _KNOWN: "WeakValueDictionary[frozenset[str], frozenset[str]]" = WeakValueDiction
 
 
 def _once(texts: frozenset[str]) -> frozenset[str]:
-    """The same texts as another package has are there once."""
+    """Share the texts that several packages have."""
     return _KNOWN.setdefault(texts, texts)
 
 
@@ -40,7 +40,7 @@ class RowChecks(NamedTuple):
         )
 
     def only(self, names: Collection[str]) -> "RowChecks":
-        """Those of a row that has the columns in `names` and no others."""
+        """Checks of a row that has exactly the columns `names`."""
         return RowChecks(
             [name for name in self.times if name in names],
             [check for check in self.ranges if check[0] in names],

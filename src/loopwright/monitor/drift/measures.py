@@ -1,4 +1,4 @@
-"""What is judged of a column in a window: one table of measures, each a number that can be compared from window to window.
+"""Drift measures of a column in a window, in one table; each is a number that is comparable between windows.
 
 Nearly all are shares of rows: a share has a known sampling error, needs no distribution, and no outlier moves it. The one
 that is no share, the mean, is there because a share ends at 0 and 1: it tells how far a column went beyond its range.

@@ -50,7 +50,7 @@ _FILLED_IN = ("home", "progress", "all")
 
 
 def control_routes(verbs: Sequence[Verb] = VERBS) -> list[Route]:
-    """The routes of the control API, each with its permission: `read` for read-only verbs, `write` for those that change something."""
+    """Routes of the control API with their permission: `read` for read-only verbs, `write` for verbs that change something."""
     return [
         Route("POST" if v.changes else "GET", f"/api/{v.name}", "write" if v.changes else "read", v.name)
         for v in verbs

@@ -38,7 +38,7 @@ def only_ready(body: bytes) -> bool:
 def index(
     loops: Iterable[str], unready: Iterable[str], loaded: Iterable[InService], *, ready: bool = False
 ) -> list[dict[str, str]]:
-    """The loops that are to be served, or those that are `ready`: the package where it is in memory, and whether it can serve."""
+    """List the released loops, or only `ready` ones: the package if it is in memory, and whether it can serve."""
     packages, failed = {service.state.loop: service.predictor.digest for service in loaded}, set(unready)
     return [
         {

@@ -129,7 +129,7 @@ class Spans:
         return id[16:] < self._bound
 
     def answered(self, waiting: "QueuedSpan", answers: list[Prediction] | Exception, begun: float, done: float) -> None:
-        """Record the span of a queued request that has its answers (see `Batches.traced`). `failed` records those of failed ones."""
+        """Record the span of an answered queued request (see `Batches.traced`). `failed` records failed requests."""
         if isinstance(answers, Exception) or not self.wants(answers[0].id, waiting.headers):
             return
         operation, loop, headers, start, queued, attributes = waiting.traced

@@ -32,7 +32,7 @@ class Member(Protocol):
 
 
 class Peer:
-    """The connections of one address: how many, and those that wait, the longest waiting first."""
+    """Connections of one address: their number, and the waiting ones, longest wait first."""
 
     __slots__ = ("address", "count", "waiting")
 

@@ -123,7 +123,7 @@ class QueriesOfDeath:
         return package in self._trusted
 
     def strike(self, package: str, inputs: Iterable[bytes]) -> list[str]:
-        """Count a failure against the inputs of its run; returns log lines about those that the heuristic answers from now on."""
+        """Count a failure against the inputs of its run; returns log lines about inputs that the heuristic answers from now on."""
         lines = []
         for input in inputs:
             if self._suspects.strike(input) == STRIKES:

@@ -384,7 +384,7 @@ class Supervisor:
 
 
 def own_folder(home: Home, name: str) -> Path:
-    """A folder in home that is this server's own; those of servers that are gone are removed."""
+    """Create this server's own folder in home, and remove the folders of servers that no longer run."""
     for left in home.folder(name).iterdir():
         if left.name.isdigit() and not Path(f"/proc/{left.name}").exists():
             shutil.rmtree(left, ignore_errors=True)

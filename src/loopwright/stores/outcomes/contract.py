@@ -35,7 +35,7 @@ class OutcomeContract:
         self._delay = duration(table.known_after) // timedelta(microseconds=1)
 
     def problem(self, row: Mapping[str, Any]) -> FieldProblem | None:
-        """Why a row (without what was left out) belongs to no prediction and to no key."""
+        """Why a row names neither a prediction nor a complete key."""
         ids = {name: row[name] for name in self.fields if name in row}
         for name, id in ids.items():
             if not is_trace_id(id):
@@ -48,7 +48,7 @@ class OutcomeContract:
         return FieldProblem(self.fields[0], why + self.hint(row.get("id")))
 
     def hint(self, id: Any) -> str:
-        """Where the id of a prediction goes; empty unless it seems to have been sent as the table's own column `id`."""
+        """Hint at the field for the prediction id; empty unless the id was apparently sent as the table's own column `id`."""
         if "id" in self.own or not (isinstance(id, str) and is_trace_id(id)):
             return ""
         return f"; `id` is a column of the table: name the prediction in the field `{self.fields[0]}`"

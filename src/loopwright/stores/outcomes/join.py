@@ -40,7 +40,7 @@ def outcomes(home: Home, loop: str, *, since: datetime | None = None, known_by: 
 
 
 def unrepeated(table: pa.Table) -> pa.Table:
-    """Outcomes without those that repeat the one received before them of the same prediction or unit.
+    """Drop outcomes that repeat the previous one of the same prediction or unit.
 
     Of two that differ in a stated `known_at` only, the later corrects the earlier. An outcome that returns after a contradicting one
     is no repetition: it is the newest truth.
@@ -176,7 +176,7 @@ class Statement(NamedTuple):
 
 
 def history(home: Home, loop: str, prediction: Prediction, outcome: Outcome) -> list[Statement]:
-    """All that was stated about a prediction: what names it, and what became known of its unit within the wait; as it was received."""
+    """List the outcomes of a prediction in the order received: those that name it, and those of its unit within the wait."""
     whose = (pc.field("_prediction") == prediction.id) | (
         (pc.field("_prediction") == "") & (pc.field("_unit") == prediction.unit)
     )

@@ -76,7 +76,7 @@ def _poisson(most: int, expected: float) -> float:
 
 
 class Known(NamedTuple):
-    """Logged answers whose truth is known, N rows: which rows of the log (bool), their truth, what was answered, groups of a ranking, units.
+    """Logged answers with a known truth, N rows: their mask in the log, truth, answers, ranking groups, units.
 
     `output` is that of all packages that answered: their classes together.
     """
@@ -90,7 +90,7 @@ class Known(NamedTuple):
 
 
 def known(joined: pa.Table, outcome: Outcome, outputs: Mapping[str, Output], unit: str = "") -> Known:
-    """Of predictions with their truth those where it is known. `outputs` are those of the packages that answered, by digest.
+    """Select the predictions whose truth is known. `outputs` are the outputs of the packages that answered, by digest.
 
     `unit` is the column of the independent units, the key where it is empty.
     What a package answered for another task (the loop's has changed) is left out; a package that is gone counts as one of this task.

@@ -42,14 +42,14 @@ def score(
 
 
 class SegmentPackages(NamedTuple):
-    """The packages of segments, by value of a request column, that answer beside the package of a loop."""
+    """Packages of segments by value of a request column; the loop's own package answers all other values."""
 
     column: str
     packages: Mapping[str, Probed]
 
 
 def segment_packages(home: Home, state: ReleaseState | None) -> SegmentPackages | None:
-    """The packages of segments in a release; those that cannot be read, or are refused, are left out, as they are while serving."""
+    """Load the packages of segments in a release; unreadable and refused packages are left out, as in serving."""
     if state is None or not state.segments:
         return None
     whole = []
@@ -70,7 +70,7 @@ def routed(
     onto: Output | None = None,
     options: Any = None,
 ) -> Answered:
-    """The answers of a package and of those of the segments beside it for N rows, each by the one that would serve it."""
+    """Answer N rows, each by the package (the loop's or a segment's) that would serve it."""
     found = score(package, rows, onto=onto, threads=2, options=options)
     if segment_packages is None:
         return found

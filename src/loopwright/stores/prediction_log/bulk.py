@@ -65,7 +65,7 @@ class EarlierRows:
         self._found, self._next = rows, deque[tuple[int, Before]]()
 
     def upto(self, row: int) -> dict[int, Before]:
-        """Those that come next, up to a row; of an answer that is in the log twice the first."""
+        """Read the next answers, up to a row; for an answer that was logged twice, the first."""
         taken: dict[int, Before] = {}
         while True:
             if not self._next and (found := next(self._found, None)) is not None:
@@ -78,7 +78,7 @@ class EarlierRows:
 
 @contextmanager
 def earlier(home: Home, loop: str, ids: Iterator[Any], request: list[str], since: datetime | None) -> Iterator[EarlierRows]:
-    """Those of a file's rows (`ids`: tables of `_row`, `_id`) that have an answer in the log, made after `since`.
+    """Find the rows of a file (`ids`: tables of `_row`, `_id`) that have an answer in the log made after `since`.
 
     The log is moved to Delta first. Rows and answers are joined in the SQL engine, in bounded memory.
     """

@@ -193,7 +193,7 @@ class LogWriter:
             raise
 
     def _sync_names(self, segment: _Open) -> None:
-        """Make the name of a segment durable; with the writer's first those of the folders, which may be new."""
+        """Sync the folder entry of a segment; for the writer's first segment, the entries of its folders too."""
         for folder in (self.folder, *([*self.folder.parents][:3] if segment.number == 0 else [])):
             sync(folder)
         segment.named = True

@@ -1,4 +1,4 @@
-"""What was answered on N rows, and what it is worth: labels of scores and values, and money by the scope's value table."""
+"""Answers to N rows and their value: labels from scores and values, and money by the scope's value table."""
 
 from collections.abc import Sequence
 

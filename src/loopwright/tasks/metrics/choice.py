@@ -46,7 +46,7 @@ class Contest:
         self._leverage = np.stack([units.sums(one.leverage) for one in of])
 
     def differences(self, pairs: Sequence[tuple[int, int]]) -> list[Estimate]:
-        """Of each pair (new, old) the first minus the second, on the same rows."""
+        """Difference new minus old of each pair (new, old), on the same rows."""
         return estimates([subtracted(self._of[new], self._of[old]) for new, old in pairs], self._units)
 
     def p(self, new: int, old: int) -> float:
@@ -92,7 +92,7 @@ class Contest:
         return left
 
     def winners_curse(self, among: Sequence[int]) -> list[float]:
-        """By how much each of the models `among` is to be moved to what it will be on other rows; never to the better."""
+        """Selection correction of each of the models `among`: the expected change on other rows, never an improvement."""
         values, count = np.array([self._of[i].value for i in among]), len(among)
         if count < 2:
             return [0.0] * count

@@ -1,4 +1,4 @@
-"""What a number hides: which labels are taken for which, how far scores are probabilities, and what another threshold would bring."""
+"""Confusion matrix, reliability curve and threshold trade-off of a model."""
 
 import numpy as np
 

@@ -134,7 +134,7 @@ def _size(kind: str, parts: Array) -> Array:
 
 
 def _inverted(kind: str, corrected: _Shrunk, noise: Array) -> tuple[float, float]:
-    """The values under which what was measured is inside the middle 95 % of what is drawn."""
+    """Values for which the measurement lies inside the middle 95 % of the draws."""
     seen = float(_size(kind, corrected.factor * corrected.measured))
 
     def below(value: float) -> float:

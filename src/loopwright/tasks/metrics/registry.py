@@ -1,4 +1,4 @@
-"""Every metric there is, by name: those of the tasks, and what is measured on a package. One table for all rooms."""
+"""All metrics by name: those of the tasks, and measures of the package. The only table of metrics."""
 
 from collections.abc import Collection, Sequence
 
@@ -32,7 +32,7 @@ MEASURES: dict[str, Metric] = {
 
 
 def metric(name: str) -> Metric:
-    """What a metric's name means. Raises DeclarationInvalid for a name that means nothing."""
+    """Parse a metric's name. Raises DeclarationInvalid for an unknown one."""
     base, _, of = name.partition(":")
     found = PARTS.get(base) or GAPS.get(base) if of else METRICS.get(name) or MEASURES.get(name)
     if found is None:
@@ -124,7 +124,7 @@ def measured(output: Output) -> list[str]:
 
 
 def watched(output: Output) -> list[str]:
-    """Those of them that are measured on logged answers, window by window."""
+    """Select the metrics that are measured on logged answers, window by window."""
     return list(TASKS[output.task].watched) or [name for name in measured(output) if name != "value_per_prediction"]
 
 

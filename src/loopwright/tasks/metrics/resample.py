@@ -126,12 +126,12 @@ def _share(odds: float) -> float:
 
 
 def _scaled(statistic: Statistic) -> tuple[float, float]:
-    """What is studentised of a statistic, and by what its influence is multiplied for that."""
+    """The studentised transform of a statistic, and its derivative, which scales the influence."""
     return (statistic.value**2, 2 * statistic.value) if statistic.scale == "root" else (statistic.value, 1.0)
 
 
 def _exact(statistic: Statistic) -> tuple[float, float]:
-    """Of rows that do not differ: themselves; of a share that is 0 or 1, what so many events leave open."""
+    """Interval for rows without variance: the value itself, or, for a share of 0 or 1, what the number of rows leaves open."""
     if statistic.scale != "logit":
         return statistic.value, statistic.value
     unseen = min(1.0, _NONE_SEEN / max(statistic.events, 1.0))
@@ -151,7 +151,7 @@ def _wilson(statistic: Statistic, units: Units, of: Spread) -> tuple[float, floa
 
 
 def _studentised(statistics: Sequence[Statistic], sums: Sequence[Array], units: Units) -> list[tuple[float, float]]:
-    """Hall (1988): the middle 95 % of (drawn less value) by its standard error, the standard error anew in each resample."""
+    """Bootstrap-t (Hall 1988): middle 95 % of (draw - value) / standard error, with the standard error of each resample."""
     scales = [_scaled(one) for one in statistics]
     part = np.stack(sums, axis=1) * np.array([factor for _, factor in scales])
     count, width = len(part), len(statistics)

@@ -1,4 +1,4 @@
-"""The linear models of scikit-learn, by their public names; those that a version does not have are left out."""
+"""Linear models of scikit-learn by public name; models that the installed version lacks are left out."""
 
 from typing import Any
 

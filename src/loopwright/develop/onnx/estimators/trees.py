@@ -134,7 +134,7 @@ def read(part: Any) -> Model | None:
 
 
 def of_sklearn(estimator: Any, values: Array, target: int = 0, features: Array | None = None) -> Tree:
-    """A fitted tree of scikit-learn with `values` [n, K] in its nodes; `features` are the columns it was given."""
+    """A fitted scikit-learn tree with `values` [n, K] in its nodes; `features` are its input columns."""
     tree = estimator.tree_
     feature = tree.feature if features is None else np.asarray(features)[np.maximum(tree.feature, 0)]
     return Tree(
