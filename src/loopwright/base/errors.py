@@ -279,7 +279,7 @@ class Refused(LoopwrightError):
 
 
 class IngestRefused(Refused):
-    """A file cannot be ingested; nothing of it was written."""
+    """A file cannot be ingested; no row of it was written."""
 
     def __init__(self, source: str, why: str) -> None:
         self.source, self.why = source, why

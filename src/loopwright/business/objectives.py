@@ -23,7 +23,7 @@ Met = Literal["met", "missed", "uncertain", "too few", "not measured"]
 
 
 class Promise(msgspec.Struct, frozen=True, kw_only=True):
-    """One objective: its target in words, what the serving package's evaluation said, what was measured, and whether it is met now.
+    """One objective: its target in words, the serving package's evaluation, the measurement, and whether it is met now.
 
     `now` is of `when`, the newest windows with complete outcomes, and decides `met`; `measured` is of the whole life.
     `uncertain`: the target lies inside the 95 % interval. `too few`: there are `rows` of the `minimum_rows` that monitoring needs.

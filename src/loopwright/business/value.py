@@ -1,4 +1,4 @@
-"""Value: the money that predictions made, from the scope's value table and the outcomes, beside two alternatives.
+"""Compute the money that predictions made, from the value table and the outcomes, and that of two alternatives.
 
 The alternatives are evaluated on the very same rows: "no model" (nobody acts) and "heuristic only" (the package's own
 `heuristic.onnx`).
@@ -45,7 +45,7 @@ def value(
     cost: float = 0.0,
     units: Array | None = None,
 ) -> ValueWindow:
-    """Money of the rows whose outcome is known: `truth` [N], what was answered (`answers`) and what the heuristic says (`rule`).
+    """Compute the money of rows with a known outcome: `truth` [N], served answers (`answers`), the heuristic's (`rule`).
 
     `model`, `heuristic` and `no_model` are sums over the N rows; the differences are paired. `predictions` counts all rows
     of the window, with an outcome or not. Intervals are over `units` [N], rows where there are none (`tasks.metrics.total`).

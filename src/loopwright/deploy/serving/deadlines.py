@@ -12,7 +12,7 @@ LOOK_SECONDS = 0.05
 
 
 class TimedRun:
-    """One run with its time limit: `options` go to the runtime; `expired`: the run was told to terminate. Reused unless expired."""
+    """One run with its time limit: `options` go to the runtime; `expired`: the run was terminated. Reused unless expired."""
 
     __slots__ = ("deadline", "expired", "options")
 

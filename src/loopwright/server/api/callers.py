@@ -1,4 +1,4 @@
-"""Callers: the names that tokens stand for, and the name under which a change is recorded."""
+"""Callers: the name of each token, and the name under which a change is recorded."""
 
 import base64
 import binascii

@@ -24,7 +24,7 @@ def answered(output: Output, score: Array, values: Array | None, threshold: floa
 
 
 def aligned(values: Array, names: Sequence[str], onto: Sequence[str]) -> Array:
-    """Values [N, K] by `names` as values [N, M] by `onto`; 0 for what they lack (a class that a package does not know)."""
+    """Reorder values [N, K] by `names` to values [N, M] by `onto`; 0 for a class that the package does not know."""
     place = {name: i for i, name in enumerate(names)}
     return np.stack([values[:, place[n]] if n in place else np.zeros(len(values)) for n in onto], axis=1)
 
