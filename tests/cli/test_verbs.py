@@ -219,7 +219,7 @@ NONSENSE: dict[tuple[str, str], tuple[list[str], list[str]]] = {
     **{("ingest", option): (READ, named) for option, named in READING.items()},
     **{("predict", option): ([LOOP, "rows.csv", "--out", "a.csv"], named) for option, named in READING.items()},
     **{("outcomes", option): ([LOOP, "rows.csv"], named) for option, named in READING.items()},
-    **{place: (words, ["no moment", "30 days ago"]) for place, words in MOMENTS.items()},
+    **{place: (words, ["is not a time", "30 days ago"]) for place, words in MOMENTS.items()},
 }
 """Each option and argument of each verb: the other words of the command, and what is said of nonsense in its place."""
 
@@ -312,7 +312,7 @@ def test_moment_out_of_range_names_the_option_and_what_can_be_written(
 ) -> None:
     monkeypatch.chdir(serving)
     said = refusal(capsys, serving, verb, option, moment, MOMENTS[verb, option])
-    assert f"'{moment}' is" in said or "no moment" in said
+    assert f"'{moment}' is" in said or "not a time" in said
     assert "30 days ago" in said
 
 
