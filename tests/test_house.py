@@ -10,7 +10,7 @@ from typing import NamedTuple
 import pytest
 from tests import house
 
-MAX_LINES = 56_465
+MAX_LINES = 57_500
 """Lines of source. The goal is 34,500."""
 
 
@@ -26,6 +26,7 @@ LIMITS = {
     "lines of a file": Limit(house.files, 500, {
         "develop/features.py": 520,  # the graph of a feature function
         "develop/train.py": 705,  # candidates, one after another
+        "tend.py": 520,  # one round, step by step
         "turn.py": 660,  # one turn, stage by stage
     }),
     "lines of a function": Limit(house.functions, 60, {

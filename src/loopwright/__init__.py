@@ -23,10 +23,12 @@ if TYPE_CHECKING:
     from loopwright.records.declarations import (
         Aggregate,
         Budget,
+        Canary,
         Candidate,
         Column,
         Context,
         Fleet,
+        Full,
         GroupSplit,
         Guard,
         Heuristic,
@@ -47,7 +49,7 @@ if TYPE_CHECKING:
     from loopwright.stores.home import Home
 
 __all__ = [
-    "Aggregate", "Budget", "Candidate", "Client", "Column", "Context", "Fleet", "GroupSplit", "Guard", "Heuristic", "Home",
+    "Aggregate", "Budget", "Canary", "Candidate", "Client", "Column", "Context", "Fleet", "Full", "GroupSplit", "Guard", "Heuristic", "Home",
     "Loop", "LoopwrightError", "Monitor", "Objective", "Outcome", "Release", "Retrain", "Sampling", "Scope", "Slice",
     "StratifiedSplit", "Table", "TimeSplit", "TorchClassifier", "TorchRegressor", "Value", "load_loop",
 ]  # fmt: skip

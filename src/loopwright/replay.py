@@ -28,6 +28,7 @@ from loopwright.deploy.serving.arms import Arms
 from loopwright.deploy.serving.package_cache import RULE, PackageCache, key_of
 from loopwright.deploy.serving.predictor import Predictor
 from loopwright.deploy.serving.segment_router import SegmentRouter
+from loopwright.deploy.strategies import rules_of
 from loopwright.records.declarations import Loop, Retrain, Table, Value, duration
 from loopwright.records.evaluation import Estimate, added
 from loopwright.records.ingestions import Ingested
@@ -38,11 +39,12 @@ from loopwright.stores.home import Home
 from loopwright.stores.outcomes.labelled import Known, known, with_truth
 from loopwright.stores.outcomes.rescore import routed, score, segment_packages
 from loopwright.stores.packages.probe import open_probed
+from loopwright.stores.prediction_log.commit import commit
 from loopwright.stores.prediction_log.segment import log_folder
 from loopwright.stores.prediction_log.writer import LogWriter
 from loopwright.tasks import metrics
 from loopwright.tasks.metrics import Answered
-from loopwright.tend import Upkeep, upkeep
+from loopwright.tend import Upkeep, judge_release, upkeep
 from loopwright.turn import turn
 
 Policy = Literal["declared", "never", "weekly", "monthly", "drift"]
@@ -57,6 +59,9 @@ POLICIES: dict[str, Retrain | None] = {
 
 BATCH = 1000
 """Number of requests answered in one graph run."""
+
+STEPS = 4
+"""A stage of a release is judged so many times while it lasts."""
 
 
 class Lap(msgspec.Struct, kw_only=True):
@@ -136,8 +141,7 @@ def replay(
     traffic = Traffic(home, loop, requests, start, end)
     laps = []
     for begin, stop in pairwise(edges(start, end, duration(loop.monitor.every))):
-        rows = traffic.answer(begin, stop)
-        clock.advance_to(stop)
+        rows = _serve(home, loop, clock, traffic, begin, stop, progress)
         now = serving(home, loop.name)
         kept = upkeep(home, loop, until=stop)
         lap = Lap(
@@ -158,6 +162,26 @@ def replay(
         revised = home.ledger.latest(Quality, loop=loop.name, key=lap.start.isoformat())
         lap.quality = revised.record if revised is not None else lap.quality
     return ReplayRun(laps=laps, first=first, metric=_metric(loop), seconds=clock.monotonic() - tick)
+
+
+def _serve(
+    home: Home, loop: Loop, clock: SimulatedClock, traffic: "Traffic", begin: datetime, stop: datetime, progress: Progress
+) -> int:
+    """Answer [begin, stop); while a release is under way in steps, judging it after each. Returns the number of rows."""
+    rows, at = 0, begin
+    while at < stop:
+        now = serving(home, loop.name)
+        stage = now.under_way if now is not None else None
+        until = stop if stage is None else min(stop, at + max(rules_of(stage).lasts(stage) / STEPS, timedelta(minutes=1)))
+        rows += traffic.answer(at, until)
+        clock.advance_to(until)
+        if stage is not None and until < stop:
+            commit(home, loop.name)
+            verdict = judge_release(home, loop, until)
+            if verdict is not None and verdict.answer != "hold":
+                progress.say(f"{until:%d %b %H:%M}: release {verdict.answer}: {verdict.why}")
+        at = until
+    return rows
 
 
 def _metric(loop: Loop) -> str:

@@ -26,6 +26,7 @@ from loopwright.business.value import account
 from loopwright.data.examples.asof import Joined, joined
 from loopwright.data.examples.context import feed
 from loopwright.deploy import blocklist
+from loopwright.deploy.controller import progress
 from loopwright.deploy.releases import rule_since, serving
 from loopwright.deploy.serving.cloudevents import Events
 from loopwright.monitor.alerts import close_alert, open_alerts, raise_alert, send
@@ -35,6 +36,7 @@ from loopwright.records.conditions import Standing, earned, monitored, worth_of
 from loopwright.records.declarations import Loop, Value, duration, recorded_loop
 from loopwright.records.entries import Problem
 from loopwright.records.turns import LoopRecord, Turn
+from loopwright.records.verdicts import Verdict
 from loopwright.records.windows import Alert, Quality, Trigger, ValueWindow, Window
 from loopwright.stores import openlineage
 from loopwright.stores.home import Home
@@ -79,6 +81,7 @@ class Upkeep(msgspec.Struct, frozen=True, kw_only=True):
     values: list[ValueWindow] = []
     value: Value = Value()
     events: int = 0
+    verdict: Verdict | None = None
     failed: list[Problem] = []
 
 
@@ -93,6 +96,7 @@ def upkeep(home: Home, loop: Loop, *, until: datetime, attempts: Attempts | None
     steps.run("report damage", lambda: _tell_damage(home, loop.name, committed.problems), None)
     if committed.predictions:
         steps.run("send lineage", lambda: _tell(home, loop, committed.predictions), None)
+    verdict = steps.run("judge release", lambda: judge_release(home, loop, until), None)
     watched = watch(
         home,
         loop_name=loop.name,
@@ -111,7 +115,21 @@ def upkeep(home: Home, loop: Loop, *, until: datetime, attempts: Attempts | None
     steps.run("judge", lambda: _judge(home, loop, until, watched.qualities, fresh=fresh), None)
     busy = bool(committed.predictions or committed.outcomes)
     steps.run("delete old rows", lambda: _retain(home, loop, until, busy=busy), None)
-    return Upkeep(committed=committed, watched=watched, values=values, value=loop.scope.value)
+    return Upkeep(committed=committed, watched=watched, values=values, value=loop.scope.value, verdict=verdict)
+
+
+def judge_release(home: Home, loop: Loop, at: datetime) -> Verdict | None:
+    """Judge the stage of a release that is under way, and act on it; a package that is sent back raises an alert."""
+    verdict = progress(home, loop, at)
+    entry = home.ledger.latest(Verdict, loop=loop.name)
+    back = entry.record if entry is not None and entry.record.answer == "back" else None
+    if back is not None:  # also where the process that went back died before it raised the alert
+        key = f"{blocklist.SENT_BACK_ALERT}:{back.package[:12]}:{back.generation}"
+        if home.ledger.latest(Alert, loop=loop.name, key=key) is None:
+            title = f"Package {back.package[:12]} was sent back"
+            detail = f"{back.why}. `loopwright history {loop.name}` shows what was compared"
+            raise_alert(home, loop.name, key, severity="critical", title=title, detail=detail)
+    return verdict
 
 
 def _account(home: Home, loop: Loop, until: datetime, fresh: set[datetime]) -> list[ValueWindow]:
@@ -191,14 +209,10 @@ def _retain(home: Home, loop: Loop, until: datetime, *, busy: bool) -> None:
 def _close_stale(home: Home, loop: str) -> None:
     """Close the obsolete alerts.
 
-    Bad package: another one was released since. Load failure or query of death: the package no longer serves, or the
+    Bad package, also one that was sent back: another one was released since. Load failure or query of death: the package no longer serves, or the
     server that reported it has stopped, and lost its state. Failed retraining: a turn was completed since, also one by hand.
     """
-    raised = {
-        a.key: a
-        for a in open_alerts(home, loop)
-        if a.key == FAILED or a.key.startswith((blocklist.ALERT, blocklist.DAMAGED_ALERT, blocklist.QUERY_ALERT))
-    }
+    raised = {a.key: a for a in open_alerts(home, loop) if a.key == FAILED or a.key.startswith(blocklist.ALERTS)}
     if not raised:
         return
     now = serving(home, loop)
@@ -209,7 +223,7 @@ def _close_stale(home: Home, loop: str) -> None:
             turn = home.ledger.latest(Turn, loop=loop)
             done = turn is not None and turn.record.state == "done" and turn.at >= decided[key]
             why = "a turn was completed since" if done else ""
-        elif kind == blocklist.ALERT:
+        elif kind in (blocklist.ALERT, blocklist.SENT_BACK_ALERT):
             since = now is not None and now.action == "release" and now.since >= decided[key]
             why = f"package {now.champion.package[:12]} was released since" if now is not None and since else ""
         elif now is None or not any(digest.startswith(package) for digest in now.packages):

@@ -25,6 +25,7 @@ from loopwright.data.ingest.ingestion import put_contract
 from loopwright.deploy.blocklist import bad_packages
 from loopwright.deploy.gate import GateResult, Unreadable, gate, read_serving, sound
 from loopwright.deploy.releases import release, serving
+from loopwright.deploy.strategies import new_package, rules_of, strategy_of
 from loopwright.develop.fleet import develop_fleet
 from loopwright.develop.lineage import used_by
 from loopwright.develop.provenance import libraries
@@ -504,7 +505,7 @@ def _deploy(state: Turning) -> tuple[str, dict[str, Any]]:
         home,
         loop.name,
         winner.digest,
-        strategy=loop.release.strategy,
+        strategy=strategy_of(loop),
         fleet=fleet.by if fleet else "",
         segments=beside,
         why=why,
@@ -514,10 +515,12 @@ def _deploy(state: Turning) -> tuple[str, dict[str, Any]]:
     home.ledger.link(entry.id, released.id, "allowed")
     fleet_text = f", and {count(len(beside), 'package')} of segments by {fleet.by}" if fleet is not None and beside else ""
     judged = f"passed {count(len(result.checks), 'check')}" if not despite else f"was refused ({', '.join(despite)})"
+    stage = released.record.under_way
+    begins = "serves" if stage is None else f"begins to serve: {rules_of(stage).words(stage)}"
     judged += f", {uncompared}," if uncompared else ""
     judged += f" ({'; '.join(result.unsure)})" if result.unsure else ""
     return (
-        f"package {winner.digest[:12]} ({winner.manifest.candidate}) {judged} and serves{fleet_text}"
+        f"package {winner.digest[:12]} ({winner.manifest.candidate}) {judged} and {begins}{fleet_text}"
         + (f"; {LEAK_SUSPECTED}: {'; '.join(leaks)}" if leaks else ""),
         {"released": True, "reasons": [uncompared] if uncompared else [], "release": released.id},
     )
@@ -537,6 +540,10 @@ def _withheld(
         return f"{package} {passed}; not released, as asked", output
     if now is None or state.despite:
         return None
+    if (stage := now.under_way) is not None:
+        words = f"{rules_of(stage).words(stage)} of {new_package(now)[:12]} since {now.since:%Y-%m-%d %H:%M} UTC"
+        reason = f"another release is under way ({words}); {command} once it has ended, or `loopwright rollback {name}` first"
+        return f"{package} {passed} and was not released: {reason}", output | {"reasons": [reason]}
     if now.keeps_rule:
         reason = f"{now.by} put the heuristic into service ({now.why}); {command} replaces it"
         return f"{package} {passed} and was not released: {reason}", output | {"reasons": [reason]}

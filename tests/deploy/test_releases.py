@@ -11,7 +11,7 @@ from tests.deploy.loops import LANDINGS, LOOP, NOW, opened, package
 from tests.waiting import PATIENCE_SECONDS
 
 from loopwright.base.clock import SimulatedClock
-from loopwright.base.errors import NotFound, PackageNotFound, PackageRefused, ReleaseConflict, UsageError
+from loopwright.base.errors import NotFound, PackageNotFound, PackageRefused, ReleaseConflict
 from loopwright.base.settings import Settings
 from loopwright.cli.terminal import rendered
 from loopwright.deploy import releases
@@ -85,8 +85,6 @@ def test_a_package_of_another_loop_is_refused(home: Home) -> None:
         releases.release(home, LOOP, made.digest, why="x")
     with pytest.raises(PackageNotFound):
         releases.release(home, LOOP, "0123456789", why="x")
-    with pytest.raises(UsageError):
-        releases.release(home, LOOP, made.digest, strategy="canary", why="x")
     assert releases.history(home, LOOP) == []
 
 

@@ -9,7 +9,7 @@ import pytest
 from tests.cli.test_terminal import text_of
 from tests.console.browser import served as served_pages
 from tests.deploy.loops import LOOP, declared, flight, opened, package
-from tests.deploy.strategies.half import HALF, register
+from tests.deploy.strategies.half import HALF
 from tests.server.running import Client, Server, running
 from tests.waiting import until
 
@@ -30,7 +30,7 @@ from loopwright.verbs.history import history
 from loopwright.verbs.trace import trace
 
 COUNT = 80
-ARMS = ["challenger", "champion"]
+ARMS = ["canary", "champion"]
 
 
 def ask(server: Server, home: Home) -> dict[str, str]:
@@ -59,22 +59,21 @@ def watched(home: Home, end: timedelta = timedelta(days=2)) -> Watched:
 
 
 def test_two_arms_from_request_to_rollback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    register(monkeypatch)
     with opened(tmp_path, RealClock()) as home:
         old, new = package(home.packages).digest, package(home.packages, weight=0.02).digest
         releases.release(home, LOOP, old, why="first")
-        state = releases.release(home, LOOP, new, strategy=HALF.name, why="is it better?").record
+        state = releases.release(home, LOOP, new, strategy=HALF, why="is it better?").record
         with running(home, workers=2) as server:
             arms = ask(server, home)
             assert arms == {unit: state.arm_for(unit).name for unit in arms}
-            _check_log(home, arms, {"champion": old, "challenger": new})
-            _check_windows(home, server, arms, {"champion": old, "challenger": new})
+            _check_log(home, arms, {"champion": old, "canary": new})
+            _check_windows(home, server, arms, {"champion": old, "canary": new})
             _check_metrics(server, arms)
             assert [w.state for w in workers(home.path, state)] == ["serves", "serves"]
             back = releases.rollback(home, LOOP, why="it is not").record
             until(lambda: [w.state for w in workers(home.path, back)] == ["serves", "serves"])
             assert {(server.data().post(f"/loops/{LOOP}/predict", flight(n)).json["package"]) for n in range(8)} == {old}
-        _check_history(home, state, {"champion": old, "challenger": new})
+        _check_history(home, state, {"champion": old, "canary": new})
 
 
 def _check_log(home: Home, arms: dict[str, str], packages: dict[str, str]) -> None:
@@ -99,8 +98,7 @@ def _check_windows(home: Home, server: Server, arms: dict[str, str], packages: d
     assert sorted(quality.by_arm) == ARMS
     assert {name: quality.by_arm[name]["average_precision"].n for name in ARMS} == counts
     assert (
-        quality.by_arm["challenger"]["average_precision"].value
-        == quality.by_package[packages["challenger"]]["average_precision"].value
+        quality.by_arm["canary"]["average_precision"].value == quality.by_package[packages["canary"]]["average_precision"].value
     )
     loop = declared()
     money = account(
@@ -133,7 +131,7 @@ def _check_pages(server: Server, money: ValueWindow, packages: dict[str, str]) -
     assert (
         sorted(told["windows"][0]["arms"]) == sorted(told["quality"][0]["by_arm"]) == sorted(told["values"][0]["arms"]) == ARMS
     )
-    assert " challenger" in listed
+    assert " canary" in listed
     assert money.arms["champion"].currency == money.currency
 
 
@@ -153,8 +151,8 @@ def _check_metrics(server: Server, arms: dict[str, str]) -> None:
 def _check_history(home: Home, state: ReleaseState, packages: dict[str, str]) -> None:
     told = history(home, LOOP)
     assert [len(release.arms) for release in told.releases] == [1, 2, 1]
-    assert "(challenger, 50%)" in text_of(told)
+    assert "(canary, 50%)" in text_of(told)
     rows = [(row.package, row.arm, row.share) for row in served(home, LOOP) if row.since == state.since]
-    assert rows == [(packages["challenger"], "challenger", 0.5), (packages["champion"], "champion", 0.5)]
+    assert rows == [(packages["canary"], "canary", 0.5), (packages["champion"], "champion", 0.5)]
     id = predictions(home, LOOP, columns=["_id", "_arm"]).to_pylist()[0]["_id"]
     assert trace(home, id).arm in ARMS

@@ -15,11 +15,13 @@ from loopwright.records import declarations
 from loopwright.records.declarations import (
     Aggregate,
     Budget,
+    Canary,
     Candidate,
     Column,
     Context,
     Declaration,
     Fleet,
+    Full,
     GroupSplit,
     Guard,
     Heuristic,
@@ -72,7 +74,9 @@ WELL: list[Declaration] = [
     Fleet(by="k"),
     Candidate("c", LogisticRegression),
     Guard("recall", tolerance=0.1, slices=["s"]),
-    Release(guards=[Guard("recall")]),
+    Release(guards=[Guard("recall")], plan=[Canary(share=0.1), Full()]),
+    Canary(share=0.1),
+    Full(),
     Monitor(),
     Retrain(every="1d", drift=2, decay=0.1, window="1d"),
     Loop(name="l", scope=SCOPE, requests=TABLE, outcome=Outcome(TABLE, "k"), features=lambda f: {}, candidates=[Candidate("c", LogisticRegression)],
@@ -94,7 +98,7 @@ TRAINS_AGAIN = {
     "Loop": "name scope requests outcome features candidates context aggregates slices unit split sampling fleet release seed",
     "Objective": "name metric at_least at_most weight",
     "Outcome": "table label task wait absent quantiles group alert_share",
-    "Release": "strategy guards cannot_tell durability on_unloggable deadline_ms",
+    "Release": "guards cannot_tell durability on_unloggable deadline_ms",
     "Sampling": "keep weights balanced",
     "Scope": "objectives heuristic value budget",
     "Slice": "name of",
@@ -110,6 +114,9 @@ TRAINS_NOTHING = {
     "Loop": "monitor retrain",
     "Monitor": "every false_alarms_per_year psi jensen_shannon minimum_rows",
     "Objective": "owner",
+    "Release": "strategy plan alpha",
+    "Canary": "share time rows",
+    "Full": "watch hold_back",
     "Retrain": "every drift decay decay_metric cooldown window",
     "Scope": "problem horizon",
     "Table": "description ignore",
@@ -174,6 +181,8 @@ def test_change_of_a_field_trains_again_or_not_as_listed() -> None:
         name, whole, other = f"{type(each).__name__}.{field.name}", each, altered(each, field.name, "another")
         if isinstance(each, Monitor | Retrain):  # they count as what a loop holds
             whole, other = (altered(loop, type(each).__name__.lower(), part) for part in (each, other))
+        if isinstance(each, Canary | Full):
+            whole, other = (altered(Release(), "plan", [part]) for part in (each, other))
         assert declaration_digest(whole) != declaration_digest(other), name
         same = declaration_digest(model_inputs(whole)) == declaration_digest(model_inputs(other))
         assert same == (name in nothing), name

@@ -1,4 +1,4 @@
-"""Packages marked bad: they killed or hung workers, or their model failed again and again.
+"""Packages marked bad: they killed or hung workers, their model failed again and again, or they were judged worse on live traffic.
 
 A mark is a file in home first, so that it holds while the ledger is down, and a record of the ledger as soon as that answers.
 """
@@ -14,11 +14,12 @@ from loopwright.deploy.serving.release_files import replace
 from loopwright.records.releases import BadPackage
 from loopwright.stores.home import Home
 
-ALERT, DAMAGED_ALERT, QUERY_ALERT = "bad-package", "damaged-package", "query-of-death"
-"""Prefixes of the keys of alerts about bad packages, packages that cannot be loaded, and inputs that kill models.
+ALERT, DAMAGED_ALERT, QUERY_ALERT, SENT_BACK_ALERT = "bad-package", "damaged-package", "query-of-death", "sent-back"
+"""Prefixes of the keys of alerts about bad packages, packages that cannot be loaded, inputs that kill models, and packages judged worse.
 
 The beginning of the package's digest follows, and of an input its fingerprint.
 """
+ALERTS = (ALERT, DAMAGED_ALERT, QUERY_ALERT, SENT_BACK_ALERT)
 
 
 class BlockedPackage(msgspec.Struct, frozen=True, kw_only=True):

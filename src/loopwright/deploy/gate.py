@@ -263,7 +263,6 @@ def _case(
     segments: SegmentPackages | None,
     serving_segments: SegmentPackages | None,
 ) -> GateInputs:
-    none = np.array([], dtype=np.bool_)
     passed, refused = admit_all(home.packages, [serving] if isinstance(serving, Package) else [], again=False)
     served = next(iter(passed.values()), None)
     anchor = _anchor(home, package, serving)
@@ -277,7 +276,7 @@ def _case(
         scope=scope,
         release=release,
         rows=0,
-        truth=none,
+        truth=np.array([], dtype=np.bool_),
         output=package.manifest.output,
         note=note,
         anchor=anchor,
@@ -295,7 +294,8 @@ def _case(
     note = why_not or case.note or seen
     with _bounded(rows.num_rows) as run:
         try:
-            own, slices = routed(package, rows, segments, onto=output, options=run.options), _slices(package, rows, run.options)
+            own = routed(package, rows, segments, onto=output, options=run.options)
+            slices = slice_values(package, rows, run.options)
         except Exception as error:  # noqa: BLE001  # the runtime raises many kinds
             if run.expired:
                 return msgspec.structs.replace(case, failed="it does not answer the loop's examples in bounded time")
@@ -376,7 +376,8 @@ def _validation(examples: pa.Table, package: Package, serving: Package | None) -
     return rows, f"the serving package was trained on {seen:,} of these rows, which favours it" if seen else ""
 
 
-def _slices(package: Probed, rows: pa.Table, options: Any) -> dict[str, Array]:
+def slice_values(package: Probed, rows: pa.Table, options: Any) -> dict[str, Array]:
+    """Slice name -> its value on every row [N], by the package's own slice graph."""
     if "slices.onnx" not in package.files:
         return {}
     graph = package.graph("slices.onnx")

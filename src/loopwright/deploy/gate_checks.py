@@ -93,7 +93,7 @@ def _back_to_rule(case: GateInputs) -> list[Check]:
 
 def _advantage(case: GateInputs) -> tuple[str, float] | None:
     """The metric of the first guard, and by how much the serving model was better than the rule in it; None where it was not."""
-    guards = declared_guards(case)
+    guards = declared_guards(case.scope, case.release)
     if case.board is None or case.serving is None or not guards:
         return None
     if too_good(case.serving.evaluation, case.output.task):  # its advantage was never true

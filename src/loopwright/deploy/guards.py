@@ -140,11 +140,11 @@ def guard_checks(case: GateInputs) -> list[Check]:
         return [Check(name="guards", passed=True, detail=detail, verdict="cannot tell")]
     missing = [
         Check(name=f"guard {guard.metric} on {name}", passed=False, detail="the package has no such slice")
-        for guard in declared_guards(case)
+        for guard in declared_guards(case.scope, case.release)
         for name in guard.slices
         if name not in case.slices
     ]
-    compared = [c for guard in declared_guards(case) for c in _comparisons(case, guard)]
+    compared = [c for guard in declared_guards(case.scope, case.release) for c in _comparisons(case, guard)]
     return [*(_check(case, c, verdict) for c, verdict in zip(compared, verdicts(compared), strict=True)), *missing]
 
 
@@ -236,10 +236,10 @@ def holm(p: Sequence[float], level: float) -> list[bool]:
     return rejected
 
 
-def declared_guards(case: GateInputs) -> list[Guard]:
+def declared_guards(scope: Scope, release: Release) -> list[Guard]:
     """The guards of the loop, else one of its heaviest objective that is a metric of rows."""
-    of_rows = [o for o in case.scope.objectives if metrics.of_rows(o.metric) and o.metric not in UNDIRECTED]
-    return list(case.release.guards) or ([Guard(max(of_rows, key=lambda o: o.weight).metric)] if of_rows else [])
+    of_rows = [o for o in scope.objectives if metrics.of_rows(o.metric) and o.metric not in UNDIRECTED]
+    return list(release.guards) or ([Guard(max(of_rows, key=lambda o: o.weight).metric)] if of_rows else [])
 
 
 def features_gone(package: Package, other: Package) -> list[str]:

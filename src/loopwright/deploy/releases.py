@@ -23,6 +23,7 @@ from loopwright.base.errors import (
 from loopwright.base.ids import check_name, new_id
 from loopwright.base.moment import WRITTEN, moment_option, read_moment
 from loopwright.deploy.blocklist import bad_packages, marked_here
+from loopwright.deploy.plans import ReleaseTarget, begin
 from loopwright.deploy.release_commit import (
     LEDGER_SECONDS,
     Asked,
@@ -35,11 +36,11 @@ from loopwright.deploy.release_commit import (
     unrecorded,
 )
 from loopwright.deploy.serving import release_files
-from loopwright.deploy.serving.segment_router import check_contract, check_segment
-from loopwright.deploy.strategies import AT_ONCE, Strategy, find_strategy, first_arms
+from loopwright.deploy.serving.segment_router import check_segment
+from loopwright.deploy.strategies import AT_ONCE, Strategy
 from loopwright.records.conditions import counted_from
 from loopwright.records.entries import Entry
-from loopwright.records.releases import CHAMPION, HEURISTIC, Arm, BadPackage, ReleaseState
+from loopwright.records.releases import HEURISTIC, Arm, BadPackage, ReleaseState
 from loopwright.stores.home import Home
 from loopwright.stores.packages.store import Package
 
@@ -73,22 +74,12 @@ def arguments(action: Literal["release", "rollback"], **values: str | bool | Non
     return {"action": action, **{name: value for name, value in values.items() if value is not None}}
 
 
-class ReleaseTarget(msgspec.Struct, frozen=True, kw_only=True):
-    """A planned release: the arms, the strategy that made them and its salt, the fleet's column, the segment packages."""
-
-    arms: list[Arm]
-    strategy: str = AT_ONCE.name
-    salt: str = ""
-    fleet: str = ""
-    segments: dict[str, str] = {}
-
-
 def release(
     home: Home,
     loop: str,
     package: str,
     *,
-    strategy: str = AT_ONCE.name,
+    strategy: Strategy = AT_ONCE,
     fleet: str = "",
     segments: Mapping[str, str] | None = None,
     why: str,
@@ -101,6 +92,8 @@ def release(
 ) -> Entry[ReleaseState]:
     """Put a package (its digest, or the beginning of it) into service, by a strategy of `deploy.strategies`.
 
+    A plan begins with its first stage; `deploy.controller` takes it further. Where nothing serves yet, or the same package, it serves at once.
+
     `segments` are the packages (whole digests) of the segments of column `fleet` that come with it; the segments of
     the previous package are dropped. A package of one segment replaces that of its segment only.
 
@@ -111,7 +104,6 @@ def release(
     RequestConflict. Raises ReleaseConflict when the release is at another generation, PackageNotFound, PackageRefused when a package is of another loop or segment, or damaged, or
     marked bad (unless `force`), and NotFound for a segment's package where no package of the loop serves.
     """
-    chosen = find_strategy(strategy)
     _record_pending(home, check_name(loop, "loop"))
     entries = history(home, loop)
     states = [entry.record for entry in entries]
@@ -120,7 +112,7 @@ def release(
         return next(entry for entry in entries if entry.record == before)
     made = _checked(home, loop, home.packages.resolve(package))
     if not force:
-        _refuse_bad([made.digest, *(segments or {}).values()], bad_packages(home, loop))
+        refuse_bad([made.digest, *(segments or {}).values()], bad_packages(home, loop))
     if made.manifest.segment is not None:
         column, segment = made.manifest.segment.column, made.manifest.segment.value
         if not states:
@@ -129,8 +121,8 @@ def release(
     else:
         for segment, digest in (segments or {}).items():
             check_segment(home.packages.read(digest), made, fleet, segment)
-        target = _begun(home, chosen, made, states, fleet if segments else "", dict(segments or {}))
-    present = _present(loop, states, expected)
+        target = begin(home, strategy, made, states, fleet if segments else "", dict(segments or {}))
+    present = present_generation(loop, states, expected)
     why = f"{why} (despite {', '.join(despite)})" if despite else why
     state = _state(home, loop, target, present + 1, "release", why, by or home.by, request, request_arguments)
     return commit_release(home, Change(msgspec.structs.replace(state, despite=list(despite)), states))
@@ -187,18 +179,6 @@ def rollback(
             return in_time(lambda: commit_release(home, change), until - home.clock.monotonic())
         except LedgerUnavailable:
             return commit_release_locally(home, change)
-
-
-def _begun(
-    home: Home, strategy: Strategy, made: Package, states: Sequence[ReleaseState], fleet: str, segments: dict[str, str]
-) -> ReleaseTarget:
-    """The arms at the start of a strategy. Raises PackageRefused where the package cannot serve together with the others."""
-    arms = first_arms(strategy, Arm(package=made.digest), states[-1].arms if states else [])
-    champion = home.packages.read(next(arm.package for arm in arms if arm.name == CHAMPION))
-    for package in {arm.package for arm in arms} - {champion.digest}:
-        check_contract(home.packages.read(package), champion)
-    salt = new_id(home.clock.now()) if len(arms) > 1 else ""
-    return ReleaseTarget(arms=arms, strategy=strategy.name, salt=salt, fleet=fleet, segments=segments)
 
 
 def next_back(home: Home, state: ReleaseState) -> str:
@@ -290,12 +270,12 @@ def _plan(
     if before is not None:
         return unrecorded(before)
     target = _target(home, states, loop, wanted, bad)
-    present = _present(loop, states, wanted.expected)
+    present = present_generation(loop, states, wanted.expected)
     state = _state(home, loop, target, present + 1, "rollback", wanted.why, wanted.by, wanted.request, wanted.arguments)
     return Change(state, states, local)
 
 
-def _present(loop: str, states: Sequence[ReleaseState], expected: int | None) -> int:
+def present_generation(loop: str, states: Sequence[ReleaseState], expected: int | None) -> int:
     """The generation that the release is at. Raises ReleaseConflict when another one is expected."""
     generation = states[-1].generation if states else 0
     if expected not in (None, generation):
@@ -314,7 +294,7 @@ def _target(
     if wanted.to is None:
         return _before(home, states, bad)
     found = _named(home, states, [s.champion.package for s in states], wanted.to)
-    _refuse_bad([found.champion.package], bad)
+    refuse_bad([found.champion.package], bad)
     _checked(home, loop, found.champion.package)
     return _again(found, bad)
 
@@ -326,6 +306,9 @@ def _before(home: Home, states: list[ReleaseState], bad: Mapping[str, BadPackage
     """
     present = states[-1]
     own = present.champion.package
+    former = present.former if present.under_way is not None else None
+    if former is not None and own != former.package and former.package not in bad:
+        return ReleaseTarget(arms=[former])
     if present.is_divided and own not in bad:
         return _again(present, bad)
     earlier = [s for s in reversed(states) if s.champion.package != own and s.champion.package not in bad]
@@ -354,7 +337,7 @@ def _again(state: ReleaseState, bad: Mapping[str, BadPackage]) -> ReleaseTarget:
     return ReleaseTarget(arms=[alone], fleet=state.fleet if segments else "", segments=segments)
 
 
-def _refuse_bad(packages: Sequence[str], bad: Mapping[str, BadPackage]) -> None:
+def refuse_bad(packages: Sequence[str], bad: Mapping[str, BadPackage]) -> None:
     """Raise PackageRefused for the first of the packages that is marked bad."""
     for package in packages:
         if package in bad:
@@ -376,7 +359,7 @@ def _segment_target(
         wanted = ""
     else:
         wanted = _named(home, states, own, to).segments.get(segment, "")
-        _refuse_bad([wanted], bad)
+        refuse_bad([wanted], bad)
     column = present.fleet or next(state.fleet for state in reversed(states) if segment in state.segments)
     return _with_segment(home, present, column, segment, wanted)
 
@@ -416,9 +399,8 @@ def _with_segment(home: Home, present: ReleaseState, column: str, segment: str, 
     if package:
         check_segment(home.packages.read(package), home.packages.read(own), column, segment)
         others[segment] = package
-    return ReleaseTarget(
-        arms=present.arms, strategy=present.strategy, salt=present.salt, fleet=column if others else "", segments=others
-    )
+    kept = {name: getattr(present, name) for name in ReleaseTarget.__struct_fields__}
+    return ReleaseTarget(**kept | {"fleet": column if others else "", "segments": others})
 
 
 def _checked(home: Home, loop: str, package: str) -> Package:

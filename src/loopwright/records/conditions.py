@@ -39,13 +39,13 @@ _BAD, _DOUBTFUL, _UNKNOWN, _GOOD = (
 )
 
 LOOKS: dict[str, StateStyle] = {
-    **dict.fromkeys(("alert", "drift", "decayed", "failed"), _BAD),
+    **dict.fromkeys(("alert", "drift", "decayed", "failed", "worse"), _BAD),
     **dict.fromkeys(("watch", "pending"), _DOUBTFUL),
-    **dict.fromkeys(("no data", "too few", "not yet", "provisional"), _UNKNOWN),
-    **dict.fromkeys(("ok", "done"), _GOOD),
+    **dict.fromkeys(("no data", "too few", "not yet", "provisional", "cannot tell"), _UNKNOWN),
+    **dict.fromkeys(("ok", "done", "within"), _GOOD),
     "running": StateStyle("◌", "cyan"),
 }
-"""Style of each state: those of stages, of windows, of quality and of outcomes."""
+"""Style of each state: those of stages, of windows, of quality, of outcomes and of guards."""
 
 
 class Worth(msgspec.Struct, frozen=True, kw_only=True):

@@ -6,6 +6,7 @@ from typing import ClassVar, Literal
 
 import msgspec
 
+from loopwright.records.declarations.stages import Canary, Full
 from loopwright.records.entries import Record
 
 HEURISTIC = "heuristic"
@@ -29,12 +30,12 @@ class Arm(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class BadPackage(Record, frozen=True, kw_only=True):
-    """A package that killed or hung workers, or whose model failed repeatedly: it is not released again without `--force`."""
+    """A package that killed or hung workers, whose model failed repeatedly, or that was judged worse: it is not released again without `--force`."""
 
     kind: ClassVar[str] = "bad-package"
     loop: str
     package: str
-    cause: Literal["crash", "hang", "failures"]
+    cause: Literal["crash", "hang", "failures", "judged"]
     detail: str
     since: datetime
 
@@ -53,7 +54,8 @@ class ReleaseState(Record, frozen=True, kw_only=True):
     arms: list[Arm]
     strategy: str
     """A name in `deploy.strategies`."""
-    action: Literal["release", "rollback"]
+    action: Literal["release", "advance", "rollback"]
+    """`advance`: the next stage of a release's plan began."""
     since: datetime
     by: str
     why: str
@@ -67,6 +69,16 @@ class ReleaseState(Record, frozen=True, kw_only=True):
     """The failed checks of a package that a person released anyway."""
     salt: str = ""
     """The hash key of `arm_for`: new in every release, unchanged while only shares of its arms change."""
+    unit: str = ""
+    """The request column whose value is the unit; the key where it is empty."""
+    plan: list[Canary | Full] = []
+    """The stages of the release; empty where it was made at once."""
+    stage: int = 0
+    """The place of the current stage in `plan`; its length once the release is complete."""
+    begun: datetime | None = None
+    """When the first stage of the plan began."""
+    former: Arm | None = None
+    """What a plan replaces."""
 
     @property
     def champion(self) -> Arm:
@@ -89,6 +101,11 @@ class ReleaseState(Record, frozen=True, kw_only=True):
             if at < end:
                 return arm
         return self.arms[-1]  # shares add up to one but for the last bit
+
+    @property
+    def under_way(self) -> Canary | Full | None:
+        """The current stage of the plan; None where there is none, or the release is complete."""
+        return self.plan[self.stage] if self.stage < len(self.plan) else None
 
     @property
     def is_divided(self) -> bool:

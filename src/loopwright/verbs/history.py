@@ -6,21 +6,26 @@ import msgspec
 
 from loopwright.base.errors import NotFound, PackageRefused, SegmentNotFound
 from loopwright.records.releases import ReleaseState
+from loopwright.records.verdicts import Verdict
 from loopwright.stores.home import Home
 from loopwright.verbs.known_loop import known_loop
 
 
 class History(msgspec.Struct, frozen=True, kw_only=True):
-    """The releases of a loop, oldest first; with `segment` only those that changed its package. `candidates` are by package digest."""
+    """The releases of a loop, oldest first; with `segment` only those that changed its package. `candidates` are by package digest.
+
+    `verdict` is the newest one on a stage.
+    """
 
     loop: str
     releases: list[ReleaseState]
     segment: str | None = None
     candidates: dict[str, str] = {}
+    verdict: Verdict | None = None
 
 
 def history(home: Home, loop: str, *, segment: str | None = None) -> History:
-    """List the releases of a loop, oldest first: package, time, person, reason.
+    """List the releases of a loop, oldest first: package, share, time, person, reason; and the newest verdict on a stage of one.
 
     Args:
         loop: name of the loop.
@@ -38,7 +43,9 @@ def history(home: Home, loop: str, *, segment: str | None = None) -> History:
     for digest in dict.fromkeys(arm.package for release in releases for arm in release.arms):
         with suppress(NotFound, PackageRefused):
             candidates[digest] = home.packages.manifest(digest).candidate
-    return History(loop=loop, releases=releases, segment=segment, candidates=candidates)
+    newest = home.ledger.latest(Verdict, loop=loop) if segment is None else None
+    verdict = newest.record if newest is not None else None
+    return History(loop=loop, releases=releases, segment=segment, candidates=candidates, verdict=verdict)
 
 
 def releases_of(home: Home, loop: str) -> list[ReleaseState]:

@@ -8,6 +8,7 @@ from loopwright.records.attempts import Attempts
 from loopwright.records.evaluation import Leaderboard
 from loopwright.records.profiles import Profile
 from loopwright.records.releases import ReleaseState
+from loopwright.records.verdicts import Verdict
 from loopwright.records.windows import Alert, Quality, ValueWindow, Window
 from loopwright.stores.home import Home
 from loopwright.verbs.drift import revisions
@@ -33,6 +34,8 @@ class LoopPage(msgspec.Struct, frozen=True, kw_only=True):
     valued: bool = True
     """Whether a value table is declared; else the money of `values` means nothing."""
     profiles: list[Profile] = []
+    verdict: Verdict | None = None
+    """The newest verdict on a stage of a release."""
 
 
 def loop_page(home: Home, loop: str) -> LoopPage:
@@ -41,7 +44,9 @@ def loop_page(home: Home, loop: str) -> LoopPage:
     declared = Attempts(loop).run("declaration", lambda: known_loop(home, loop), None)
     alerts = [e.record for e in ledger.newest(Alert, loops=[loop], per="key", limit=MAX_ALERTS)]
     releases = ledger.find(ReleaseState, loop=loop, limit=MAX_RELEASES)
+    verdict = ledger.latest(Verdict, loop=loop)
     return LoopPage(
+        verdict=verdict.record if verdict is not None else None,
         status=status,
         objectives=[msgspec.to_builtins(o) for o in declared.scope.objectives] if declared is not None else [],
         leaderboard=leaderboard(home, loop) if declared is not None and ledger.latest(Leaderboard, loop=loop) else None,

@@ -14,6 +14,7 @@ import msgspec
 from loopwright.base.errors import LedgerUnavailable
 from loopwright.base.text import count
 from loopwright.deploy.serving.heartbeat import WorkerState, workers
+from loopwright.deploy.strategies import new_package, rules_of
 from loopwright.records.attempts import Attempts
 from loopwright.records.conditions import (
     NOTHING_MEASURED,
@@ -348,6 +349,9 @@ def _deploy(serving: ReleaseState | None, step: Entry[Step] | None, predictions:
     if serving is None:
         return Judged("watch" if refused else "not yet", step.record.summary if step is not None else "nothing serves"), None
     detail = f"package {serving.champion.package[:12]} serves since {serving.since:%Y-%m-%d %H:%M} UTC; {count(predictions, 'prediction')}"
+    if (stage := serving.under_way) is not None:
+        new = "" if new_package(serving) == serving.champion.package else f" of {new_package(serving)[:12]}"
+        detail += f"; release under way: {rules_of(stage).words(stage)}{new}, stage {serving.stage + 1} of {len(serving.plan)}"
     if step is not None and refused and step.at > serving.since:
         return Judged("watch", f"{detail}; {step.record.summary}"), step.at
     return Judged("ok", detail), last or serving.since

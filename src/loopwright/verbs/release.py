@@ -7,7 +7,7 @@ from loopwright.deploy.gate import check_release, sound
 from loopwright.deploy.release_commit import answered, unchanged
 from loopwright.deploy.releases import BY_HAND, arguments, serving
 from loopwright.deploy.releases import release as put_into_service
-from loopwright.deploy.strategies import find_strategy
+from loopwright.deploy.strategies import AT_ONCE, Strategy, new_package, rules_of, strategy_of
 from loopwright.records.evaluation import Leaderboard
 from loopwright.records.releases import HEURISTIC, ReleaseState
 from loopwright.records.turns import Turn
@@ -39,7 +39,7 @@ def release(
     Args:
         loop: name of the loop.
         package: the package, or the beginning of its digest, or `heuristic` (default: the winner of the latest turn without `--as-of`).
-        strategy: release strategy (default: as the loop declares); `direct` replaces the serving package at once.
+        strategy: release strategy (default: as declared): `direct` replaces what serves at once, `canary` by steps that are judged on live traffic.
         why: the reason in one sentence, for the audit trail.
         force: release a package that was marked bad (all other checks run), or the heuristic despite its guards.
         despite_guard: release a package that misses a target, is worse than what serves, or is too good to be true; requires
@@ -48,7 +48,7 @@ def release(
     """
     check_reason(why, despite_guard=despite_guard)
     declared, rule = known_loop(home, loop), package == HEURISTIC
-    name = find_strategy(strategy or declared.release.strategy).name
+    strategy_wanted = AT_ONCE if rule else strategy_of(declared, strategy)
     said = {"why": why or None, "strategy": strategy or None, "despite_guard": despite_guard or None}
     asked = arguments("release", package=package, force=force, **said)
     if (before := answered(home, loop, request_id, asked)) is not None:
@@ -62,8 +62,9 @@ def release(
     if now is not None and _serves_already(now, chosen, rule):
         unchanged(home, now, request_id, asked)
         return switched(home, now)
+    _refuse_second(now, strategy_wanted)
     fixed: dict[str, Any] = {
-        "strategy": name,
+        "strategy": strategy_wanted,
         "why": why or BY_HAND,
         "force": force,
         "expected": now.generation if now is not None else 0,  # the checks take a while
@@ -73,11 +74,20 @@ def release(
     segments = None if rule else _segment_packages(home, loop, chosen.digest)
     if segments is not None:
         fixed |= {"fleet": segments.column, "segments": {name: package.digest for name, package in segments.packages.items()}}
-    result = check_release(
-        home, chosen, loop=loop, scope=declared.scope, segments=segments, despite_guard=despite_guard or exempt
-    )
+    despite = despite_guard or exempt
+    result = check_release(home, chosen, loop=loop, scope=declared.scope, segments=segments, despite_guard=despite)
     fixed["despite"] = [check.name for check in result.failed] if despite_guard else []
     return switched(home, put_into_service(home, loop, chosen.digest, **fixed).record)
+
+
+def _refuse_second(now: ReleaseState | None, strategy: Strategy) -> None:
+    """Raise UsageError where another release is under way, unless this one replaces everything at once."""
+    stage = now.under_way if now is not None else None
+    if now is not None and stage is not None and strategy.plan:
+        raise UsageError(
+            f"another release is under way ({rules_of(stage).words(stage)} of {new_package(now)[:12]}): wait for its end, "
+            f"`loopwright rollback {now.loop}` ends it, `--strategy {AT_ONCE.name}` replaces it"
+        )
 
 
 def _serves_already(now: ReleaseState, chosen: Package, rule: bool) -> bool:

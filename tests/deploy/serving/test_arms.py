@@ -8,13 +8,14 @@ import msgspec
 import pytest
 from tests.deploy.bodies import text
 from tests.deploy.loops import LOOP, REQUESTS, Weather, flight, opened, package
-from tests.deploy.strategies.half import HALF, register
+from tests.deploy.strategies.half import HALF
 
 from loopwright.base.errors import PackageRefused
 from loopwright.deploy import releases
 from loopwright.deploy.serving import release_files
 from loopwright.deploy.serving.engine import PredictionRequest, ServingEngine
 from loopwright.deploy.serving.registry import Registry, Watcher
+from loopwright.deploy.strategies import AT_ONCE
 from loopwright.records.declarations import Column
 from loopwright.records.package import Segment
 from loopwright.records.prediction import Prediction
@@ -27,16 +28,15 @@ COUNT = 60
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
-    register(monkeypatch)
     return opened(tmp_path)
 
 
 @pytest.fixture
 def pair(home: Home) -> tuple[str, str]:
-    """The champion, and the challenger that answers half of the units."""
+    """The champion, and the canary that answers half of the units."""
     old, new = package(home.packages).digest, package(home.packages, weight=0.06).digest
     releases.release(home, LOOP, old, why="first")
-    releases.release(home, LOOP, new, strategy=HALF.name, why="is it better?")
+    releases.release(home, LOOP, new, strategy=HALF, why="is it better?")
     return old, new
 
 
@@ -108,7 +108,7 @@ def test_rows_whose_key_the_server_makes_are_assigned_by_the_unit_that_is_logged
     request = {**REQUESTS.columns, "flight": Column("string", filled="row_id")}
     old, new = (package(home.packages, weight=w, request=request).digest for w in (0.05, 0.06))
     releases.release(home, LOOP, old, why="first")
-    releases.release(home, LOOP, new, strategy=HALF.name, why="second")
+    releases.release(home, LOOP, new, strategy=HALF, why="second")
     served, state = Served(home), now(home)
     rows = [{name: value for name, value in flight(n).items() if name != "flight"} for n in range(COUNT)]
     decoded = served.engine.registry.service(LOOP).decode(text(rows)).rows
@@ -123,8 +123,8 @@ def test_going_back_ends_the_division_first_and_then_goes_to_the_package_before(
     old, new = pair
     releases.release(home, LOOP, new, why="all of it")
     third = package(home.packages, weight=0.07).digest
-    releases.release(home, LOOP, third, strategy=HALF.name, why="and another")
-    assert [(a.package, a.name) for a in now(home).arms] == [(new, "champion"), (third, "challenger")]
+    releases.release(home, LOOP, third, strategy=HALF, why="and another")
+    assert [(a.package, a.name) for a in now(home).arms] == [(new, "champion"), (third, "canary")]
     assert [releases.rollback(home, LOOP, why="no").record.arms for _ in range(2)] == [[Arm(package=new)], [Arm(package=old)]]
 
 
@@ -137,7 +137,7 @@ def test_going_back_works_without_the_ledger(home: Home, pair: tuple[str, str]) 
 def test_bad_package_of_any_arm_goes_out_of_service(home: Home, pair: tuple[str, str], whose: int) -> None:
     before = package(home.packages, weight=0.07).digest
     releases.release(home, LOOP, before, why="long ago")
-    for digest, strategy in zip(pair, ("direct", HALF.name), strict=True):
+    for digest, strategy in zip(pair, (AT_ONCE, HALF), strict=True):
         releases.release(home, LOOP, digest, strategy=strategy, why="again")
     bad = BadPackage(loop=LOOP, package=pair[whose], cause="crash", detail="three deaths", since=home.clock.now())
     home.ledger.put(bad, loop=LOOP, key=bad.package)
@@ -147,15 +147,13 @@ def test_bad_package_of_any_arm_goes_out_of_service(home: Home, pair: tuple[str,
     assert releases.withdraw(home, bad) is None
 
 
-def test_challenger_that_cannot_be_loaded_changes_nothing_and_is_tried_again(
-    home: Home, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_canary_that_cannot_be_loaded_changes_nothing_and_is_tried_again(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     old, new = package(home.packages).digest, package(home.packages, weight=0.06).digest
     releases.release(home, LOOP, old, why="first")
     served = Served(home)
     model = home.path / "packages" / new / "model.onnx"
     whole = model.read_bytes()
-    releases.release(home, LOOP, new, strategy=HALF.name, why="second")
+    releases.release(home, LOOP, new, strategy=HALF, why="second")
     model.write_bytes(b"damaged")
     assert served.engine.registry.refresh() == []
     assert {(a.arm, a.package, a.probability) for a in served.ask(*range(COUNT))} == {("champion", old, 1.0)}
@@ -174,7 +172,7 @@ def test_package_with_another_contract_cannot_serve_beside_the_champion(home: Ho
     releases.release(home, LOOP, package(home.packages).digest, why="first")
     more = package(home.packages, weight=0.06, request={**REQUESTS.columns, "gate": Column("string")})
     with pytest.raises(PackageRefused, match="contract differs from the loop's package in gate"):
-        releases.release(home, LOOP, more.digest, strategy=HALF.name, why="second")
+        releases.release(home, LOOP, more.digest, strategy=HALF, why="second")
     releases.release(home, LOOP, more.digest, why="all requests have it from now on")
 
 
@@ -198,7 +196,7 @@ def test_heuristic_alone_may_be_an_arm(home: Home, pair: tuple[str, str]) -> Non
     served = Served(home)
     answers = served.ask(*range(COUNT), delay=20.0)
     assert {("degraded" in a.flags, a.score == 1.0) for a in answers if a.arm == "champion"} == {(True, True)}
-    assert {"degraded" in a.flags for a in answers if a.arm == "challenger"} == {False}
+    assert {"degraded" in a.flags for a in answers if a.arm == "canary"} == {False}
     served.engine.close()
 
 
@@ -210,6 +208,6 @@ def test_packages_of_arms_that_are_gone_are_let_go_of(home: Home, served: Served
     assert served.engine.registry.refresh() == [LOOP]
     assert [digest in cache for digest in pair] == [True, False]
     assert [[(a.name, a.share) for a in arms] for arms in served.swapped] == [
-        [("champion", 0.5), ("challenger", 0.5)],
+        [("champion", 0.5), ("canary", 0.5)],
         [("champion", 1.0)],
     ]

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 from loopwright.base.ids import new_ids
 from loopwright.deploy.serving.package_cache import PackageCache, key_of
 from loopwright.deploy.serving.predictor import Predictor
-from loopwright.records.prediction import Prediction
+from loopwright.records.prediction import Prediction, unit_text
 from loopwright.records.releases import Arm, ReleaseState
 
 G = TypeVar("G", bound=Hashable)
@@ -47,6 +47,9 @@ class Arms:
         moments = self.champion.moments(at_us, len(rows))
         names = new_ids(self.champion.clock.now(), len(rows)) if ids is None else ids
         units = self.champion.units(rows, names, moments)
+        if self._state.unit:
+            own = [row.get(self._state.unit) for row in rows]
+            units = [key if value is None else unit_text([value]) for key, value in zip(units, own, strict=True)]
         return in_groups([self._state.arm_for(unit) for unit in units], rows, names, moments, partial(self._answer, seconds))
 
     def _answer(self, seconds: float | None, arm: Arm, rows: Rows, ids: Ids, at_us: Moments) -> list[Prediction]:

@@ -1,18 +1,31 @@
-"""Release strategies: how a package replaces the one that serves. One file each, and a row in STRATEGIES.
+"""Release strategies and the stages that they are made of. One file each, and a row in STRATEGIES or STAGES.
 
-Nothing outside this package compares with a strategy's name: the release record lists the arms, and the table
-says what a strategy does with them.
+Nothing outside this package compares with the name of a strategy, a stage or an arm: the release record lists the arms, and
+the tables say what they are for.
 """
 
-from loopwright.base.errors import UsageError
-from loopwright.deploy.strategies.direct import DIRECT
-from loopwright.deploy.strategies.strategy import Strategy as Strategy
-from loopwright.records.releases import CHAMPION, Arm
+from collections.abc import Sequence
+from typing import Any
 
-STRATEGIES: dict[str, Strategy] = {strategy.name: strategy for strategy in (DIRECT,)}
+from loopwright.base.errors import UsageError
+from loopwright.deploy.strategies.canary import CANARY, STEPS
+from loopwright.deploy.strategies.direct import DIRECT
+from loopwright.deploy.strategies.full import FULL
+from loopwright.deploy.strategies.strategy import StageRules as StageRules
+from loopwright.deploy.strategies.strategy import Strategy as Strategy
+from loopwright.records.declarations import Loop
+from loopwright.records.declarations.stages import PlanStage
+from loopwright.records.releases import CHAMPION, Arm, ReleaseState
+
+STRATEGIES: dict[str, Strategy] = {strategy.name: strategy for strategy in (DIRECT, STEPS)}
+
+STAGES: dict[type[PlanStage], StageRules] = {rules.declaration: rules for rules in (CANARY, FULL)}
 
 AT_ONCE = DIRECT
 """The strategy of every rollback, and of a release without one."""
+
+PLANNED = "plan"
+"""The name of a strategy that a loop declares stage by stage."""
 
 
 def find_strategy(name: str) -> Strategy:
@@ -23,13 +36,34 @@ def find_strategy(name: str) -> Strategy:
     return found
 
 
-def first_arms(strategy: Strategy, new: Arm, present: list[Arm]) -> list[Arm]:
-    """The arms with which a release of `new` begins where `present` serve (none at first).
+def strategy_of(loop: Loop, name: str = "") -> Strategy:
+    """The strategy of that name, or the one that a loop declares, dividing the loop's units. Raises UsageError."""
+    planned = Strategy(PLANNED, "as declared", loop.release.plan) if loop.release.plan and not name else None
+    return (planned or find_strategy(name or loop.release.strategy))._replace(unit=loop.unit or "")
 
-    Raises ValueError unless one is the champion, names differ, and shares are positive and add up to one.
-    """
-    arms = strategy.first_arms(new, present)
+
+def rules_of(stage: PlanStage) -> StageRules:
+    """What a stage does."""
+    return STAGES[type(stage)]
+
+
+def stage_arms(stage: Any, new: Arm, old: Arm) -> list[Arm]:
+    """The arms of a stage. Raises ValueError unless one is the champion, names differ, and shares are positive and add up to one."""
+    arms = rules_of(stage).arms(stage, new, old)
     names, shares = [arm.name for arm in arms], [arm.share for arm in arms]
     if names.count(CHAMPION) != 1 or len(set(names)) < len(names) or min(shares) <= 0 or abs(sum(shares) - 1) > 1e-9:
-        raise ValueError(f"strategy {strategy.name!r} divides the units wrongly: {dict(zip(names, shares, strict=True))}")
+        raise ValueError(f"stage {stage!r} divides the units wrongly: {dict(zip(names, shares, strict=True))}")
     return arms
+
+
+def first_arms(plan: Sequence[Any], new: Arm, old: Arm | None) -> list[Arm]:
+    """The arms with which a release of `new` begins where `old` serves (None at first); all units where there is nothing to compare with."""
+    return stage_arms(plan[0], new, old) if plan and old is not None else [new]
+
+
+def new_package(state: ReleaseState) -> str:
+    """The package that the current stage of a plan judges."""
+    stage = state.under_way
+    if stage is None:
+        return state.champion.package
+    return next(arm.package for arm in state.arms if arm.name == rules_of(stage).new_arm)

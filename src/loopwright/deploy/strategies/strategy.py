@@ -1,17 +1,38 @@
-"""The type of a release strategy."""
+"""The types of release strategies and of the stages that they are made of."""
 
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from typing import Any, NamedTuple
 
+from loopwright.records.declarations.stages import PlanStage
 from loopwright.records.releases import Arm
 
 
 class Strategy(NamedTuple):
-    """`first_arms(new, present)`: the arms from the moment of a release, where `new` is the package as sole champion.
+    """A name for a plan that suits most loops; without stages the new package replaces the old one at once.
 
-    The champion of `present` stays among them while the new package is compared with it.
+    `unit` is the request column by whose value the units are divided; the key where it is empty.
     """
 
     name: str
     summary: str
-    first_arms: Callable[[Arm, list[Arm]], list[Arm]]
+    plan: Sequence[Any] = ()
+    unit: str = ""
+
+
+class StageRules(NamedTuple):
+    """What a kind of stage (`declaration`) does.
+
+    `arms(stage, new, old)` divides the units between the two packages, each an arm that has all of them before. The judge compares the
+    rows of arm `new_arm` with those of `old_arm(arms)`, for as long as `lasts`, and over at least so many rows in each.
+    `must_show`: the stage ends only when every guard is surely within its tolerance; else when its time is over and nothing is worse.
+    """
+
+    declaration: type[PlanStage]
+    arms: Callable[[Any, Arm, Arm], list[Arm]]
+    new_arm: str
+    old_arm: Callable[[Sequence[str]], str]
+    lasts: Callable[[Any], timedelta]
+    rows: Callable[[Any], int]
+    must_show: bool
+    words: Callable[[Any], str]

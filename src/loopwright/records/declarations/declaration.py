@@ -80,7 +80,7 @@ def declaration_digest(value: Any) -> str:
 
 NO_EFFECT_ON_MODELS = frozenset(
     {"Loop.monitor", "Loop.retrain", "Scope.problem", "Scope.horizon", "Objective.owner", "Budget.usd_per_month"}
-    | {"Budget.usd_per_hour", "Table.description", "Table.ignore"}
+    | {"Budget.usd_per_hour", "Table.description", "Table.ignore", "Release.strategy", "Release.plan", "Release.alpha"}
 )
 """Fields that affect neither training on given examples nor serving: changing them does not retrain."""
 

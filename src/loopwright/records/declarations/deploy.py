@@ -3,6 +3,7 @@
 from typing import Literal
 
 from loopwright.records.declarations.declaration import Declaration
+from loopwright.records.declarations.stages import Canary, Full
 
 
 class Guard(Declaration, frozen=True):
@@ -30,8 +31,11 @@ class Release(Declaration, frozen=True, kw_only=True):
     """How packages are released and served.
 
     Attributes:
-        strategy: `direct`: a package that passes the guards serves all traffic.
-        guards: Conditions that a package must meet.
+        strategy: How a package that passes the guards takes over, where `plan` is empty: `direct` serves all traffic at once, `canary` serves
+            5 %, 25 % and 50 % of the units, then all, each step judged on live traffic.
+        plan: The stages of a release in order, instead of a strategy. The first release of a loop, and one of a rule, is always direct.
+        alpha: The chance that an equal package is sent back by chance in a whole release, however often it is judged.
+        guards: Conditions that a package must meet, before its release and on the traffic of each stage.
         cannot_tell: What becomes of a package of which the rows cannot tell whether it is worse than a guard's tolerance: `release`
             releases it unless the estimate itself is worse than the tolerance, `hold` keeps what serves.
         durability: Of the prediction log: `process` survives the death of a process, `disk` also a power cut.
@@ -42,9 +46,23 @@ class Release(Declaration, frozen=True, kw_only=True):
         Release(guards=[Guard("average_precision", tolerance=0.01)], durability="disk")
     """
 
-    strategy: Literal["direct"] = "direct"
+    strategy: Literal["direct", "canary"] = "direct"
+    plan: list[Canary | Full] = []
+    alpha: float = 0.05
     guards: list[Guard] = []
     cannot_tell: Literal["release", "hold"] = "release"
     durability: Literal["process", "disk"] = "process"
     on_unloggable: Literal["serve", "refuse"] = "serve"
     deadline_ms: int = 1000
+
+    def problems(self) -> list[tuple[str, str]]:
+        """See Declaration."""
+        found = []
+        shares = [stage.share for stage in self.plan if isinstance(stage, Canary)]
+        if shares != sorted(set(shares)):
+            found.append(("plan", f"the shares of its canaries must rise, not {', '.join(map(str, shares))}"))
+        if any(isinstance(stage, Full) for stage in self.plan[:-1]):
+            found.append(("plan", "Full is its last stage"))
+        if self.plan and self.strategy != "direct":
+            found.append(("strategy", "leave it off: `plan` says how packages are released"))
+        return found

@@ -77,6 +77,8 @@ class Loop(Declaration, frozen=True, kw_only=True):
             found.append(("features", f"must be a function, not {type(self.features).__name__}"))
         rule = self.scope.heuristic.name
         found += [("candidates", f"{rule!r} is the heuristic's name") for c in self.candidates if c.name == rule]
+        if self.fleet is not None and (self.release.plan or self.release.strategy != Release().strategy):
+            found.append(("release", "a fleet's packages are released at once: leave `plan` and `strategy` off"))
         found += self._context_problems() + self._column_problems() + self._split_problems()
         found += [(f"requests.columns.{n}", RETIRED) for n in self.requests.retired(sorted(self.named_columns))]
         if set(self.outcome.table.key) != set(self.requests.key):

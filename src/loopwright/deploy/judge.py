@@ -1,0 +1,416 @@
+"""The judge of releases: compares the arms of a stage on the rows that both answered at the same time, and answers on, back or hold.
+
+It reads the log, the outcomes and the packages, and changes nothing; `deploy.controller` acts on its verdicts.
+
+Layers, quickest first: *system* (answers by the fall-back, slow answers), *behaviour* (flagged rows), *quality* (the guards of the loop, overall and by slice,
+and its money, on the decisions whose wait for an outcome is over). The first two may only stop a release.
+
+A guard is `worse` where the new package is surely worse than the old one and not surely within the tolerance, `within` where it surely
+is, else `cannot tell`, which holds the stage. "Surely" is by confidence sequences (`tasks.metrics.sequence`), so looking often costs nothing.
+The chance `Release.alpha` that an equal package is sent back is shared by Bonferroni: equally over the phases of a plan (its canaries; its
+full stage), then over the guards, and the part of a guard's slices over their values.
+
+A tolerance is for a stage in which half of the units have the new package. A smaller share may tolerate more in proportion, as it does
+less harm: at 5 % of the units ten times as much.
+"""
+
+import math
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from loopwright.base.arrays import Array
+from loopwright.base.text import count, duration_text, number
+from loopwright.deploy.gate import slice_values
+from loopwright.deploy.guards import declared_guards
+from loopwright.deploy.strategies import new_package, rules_of
+from loopwright.records.declarations import Guard, Loop, duration
+from loopwright.records.releases import ReleaseState
+from loopwright.records.verdicts import GuardFinding, Layer, Verdict
+from loopwright.stores.home import Home
+from loopwright.stores.outcomes.labelled import Known, known, with_truth
+from loopwright.stores.packages.probe import Probed, open_probed
+from loopwright.stores.prediction_log.read import predictions
+from loopwright.tasks import metrics
+from loopwright.tasks.label import unit_array
+from loopwright.tasks.metrics import sequence
+from loopwright.tasks.metrics.estimate import statistics_of, unit_codes
+from loopwright.tasks.metrics.resample import Units
+from loopwright.tasks.metrics.sequence import ArmDifference
+
+DEGRADED_TOLERANCE, SLOW_TOLERANCE, FLAGGED_TOLERANCE = 0.005, 0.01, 0.05
+"""How much larger the share of rows may be that the fall-back answered, that took too long, that are flagged."""
+
+DEFAULT_TOLERANCE = 0.05
+"""Tolerance of a guard without one, as a share of the old package's number."""
+
+SLOW_SHARE = 0.1
+"""A row is slow beyond the scope's latency objective; without one, beyond this share of the deadline."""
+
+MAX_SHOWN = 20
+_FALL_BACK = ("degraded", "query_of_death")
+_TECHNICAL = ["_id", "_at", "_arm", "_flags", "_latency_us", "_unit", "_package"]
+_HALF = 0.5
+_POWER_Z = 0.84  # one-sided, 80 %
+_MAX_FACTOR = 2.0**20
+
+Answer = Literal["worse", "within", "cannot tell"]
+
+
+class _Compared(NamedTuple):
+    """What is compared: a metric, on the part of the traffic where slice `part[0]` is `part[1]`; its share of the false alarms."""
+
+    layer: Layer
+    metric: str
+    tolerance: float | None
+    alpha: float
+    stops_only: bool = False
+    part: tuple[str, str] = ("", "")
+
+
+class _Phase(NamedTuple):
+    """Stages whose rows are judged together: the states in which they began, their ends, and where the rows of each arm are."""
+
+    states: Sequence[ReleaseState]
+    ends: Sequence[datetime]
+
+    def side(self, at: Array, arm: Array) -> Array:
+        """1 for a row of the new package's arm, 0 for one of the arm that it is compared with, -1 for any other [N]."""
+        found = np.full(len(at), -1)
+        for state, end in zip(self.states, self.ends, strict=True):
+            stage = state.plan[state.stage]
+            rules = rules_of(stage)
+            inside = (at >= np.datetime64(state.since.replace(tzinfo=None), "us")) & (
+                at < np.datetime64(end.replace(tzinfo=None), "us")
+            )
+            found[inside & (arm == rules.old_arm([a.name for a in state.arms]))] = 0
+            found[inside & (arm == rules.new_arm)] = 1
+        return found
+
+
+def judge(home: Home, loop: Loop, states: Sequence[ReleaseState], at: datetime) -> Verdict:
+    """The verdict at moment `at` on the current stage of a plan; `states` are those of the loop, oldest first, the last one under way."""
+    return _Judge(home, loop, states, at).verdict()
+
+
+class _Judge:
+    def __init__(self, home: Home, loop: Loop, states: Sequence[ReleaseState], at: datetime) -> None:
+        self.home, self.loop, self.at = home, loop, at
+        self.state = states[-1]
+        self.stage = self.state.plan[self.state.stage]
+        self.rules = rules_of(self.stage)
+        assert self.state.begun is not None
+        assert self.state.former is not None
+        self.begun, self.former = self.state.begun, self.state.former
+        self.phases = _phases([s for s in states if s.begun == self.begun and s.under_way is not None], at)
+        kinds = {rules_of(stage).new_arm for stage in self.state.plan}
+        self.alpha = 2 * loop.release.alpha / len(kinds)  # of a two-sided sequence one side sends back
+        self.planned = 4.0 * max([rules_of(stage).rows(stage) for stage in self.state.plan] + [250])
+        self.unit = loop.unit or ""
+        self.ids: list[str] = []
+
+    def verdict(self) -> Verdict:
+        """See `judge`."""
+        rows, findings = self._technical()
+        quality, outcomes = self._quality(self.phases[-1])
+        findings += quality
+        waits = duration(self.loop.outcome.wait)
+        for earlier in self.phases[:-1]:  # its outcomes are still arriving
+            findings += [f for f in self._quality(earlier)[0] if f.verdict == "worse"]
+        worse = [f for f in findings if f.verdict == "worse"]
+        missing = self._missing(rows, findings)
+        unknown = [f for f in findings if f.layer == "quality" and f.verdict == "cannot tell" and not f.stops_only]
+        awaited = bool(unknown) and waits > self.rules.lasts(self.stage)
+        if not self.rules.must_show:
+            due = max([*(s.since for p in self.phases[:-1] for s in p.states), self.begun]) + waits
+            if len(self.phases) > 1 and self.at < due:
+                missing.append(f"outcomes of the stages before, complete on {due:%Y-%m-%d %H:%M} UTC")
+        answer: Literal["on", "back", "hold"] = "back" if worse else "hold" if missing else "on"
+        return Verdict(
+            loop=self.loop.name,
+            generation=self.state.generation,
+            stage=self.state.stage,
+            at=self.at,
+            answer=answer,
+            why=self._why(answer, worse, missing, findings, awaited),
+            package=new_package(self.state),
+            former=self.former.package,
+            rows=rows[1],
+            control_rows=rows[0],
+            with_outcome=outcomes[1],
+            control_with_outcome=outcomes[0],
+            provisional=awaited,
+            missing=missing if answer == "hold" else [],
+            findings=findings,
+            shown_by=self.ids[:MAX_SHOWN] if worse else [],
+        )
+
+    def _why(
+        self,
+        answer: str,
+        worse: Sequence[GuardFinding],
+        missing: Sequence[str],
+        findings: Sequence[GuardFinding],
+        awaited: bool,
+    ) -> str:
+        said = self.rules.words(self.stage)
+        if answer == "back":
+            return f"{said}: {'; '.join(map(finding_text, worse[:3]))}{_most_on(worse[0], findings)}"
+        if answer == "hold":
+            return f"{said}: waits for {'; '.join(missing)}"
+        shown = count(sum(f.verdict == "within" for f in findings), "guard")
+        return f"{said}: {shown} within tolerance" + ("; outcomes are not in yet (provisional)" if awaited else "")
+
+    def _missing(self, rows: tuple[int, int], findings: Sequence[GuardFinding]) -> list[str]:
+        """What the stage still waits for."""
+        found, lasts = [], self.rules.lasts(self.stage)
+        if self.at < self.state.since + lasts:
+            found.append(f"its time, {duration_text(lasts)}, over on {self.state.since + lasts:%Y-%m-%d %H:%M} UTC")
+        least = self.rules.rows(self.stage)
+        if min(rows) < least:
+            found.append(f"{min(rows):,} of {least:,} rows in each arm")
+        if self.rules.must_show:
+            early = duration(self.loop.outcome.wait) > lasts
+            unsure = [f for f in findings if f.verdict == "cannot tell" and not f.stops_only]
+            found += [_needs(f) for f in unsure if not (f.layer == "quality" and early)]
+        return found
+
+    def _technical(self) -> tuple[tuple[int, int], list[GuardFinding]]:
+        """Rows of the control arm and of the new one in the current stage, and the findings of the quick layers in the current phase."""
+        phase = self.phases[-1]
+        table = predictions(
+            self.home,
+            self.loop.name,
+            start=phase.states[0].since,
+            end=self.at,
+            columns=[*_TECHNICAL, *([self.unit] if self.unit else [])],
+        )
+        at, arm = table["_at"].to_numpy().astype("datetime64[us]"), table["_arm"].to_numpy().astype(str)
+        side = phase.side(at, arm)
+        here = at >= np.datetime64(self.state.since.replace(tzinfo=None), "us")
+        rows = tuple(int((here & (side == which)).sum()) for which in (0, 1))
+        flags = table["_flags"].combine_chunks() if table.num_rows else pa.array([], pa.list_(pa.string()))
+        slow = table["_latency_us"].to_numpy() > self._slow_us()
+        shares: list[tuple[Layer, str, Array, float]] = [
+            ("system", "degraded_share", _flagged(flags, table.num_rows, _FALL_BACK), DEGRADED_TOLERANCE),
+            ("system", "slow_share", slow, SLOW_TOLERANCE),
+            (
+                "behaviour",
+                "flagged_share",
+                _flagged(flags, table.num_rows, ("out_of_range", "new_category")),
+                FLAGGED_TOLERANCE,
+            ),
+        ]
+        units = unit_array(table, self.unit)
+        alpha = self.alpha / self._guards
+        found = []
+        for layer, name, hits, tolerance in shares:
+            sides = [side == which for which in (0, 1)]
+            old, new = (sequence.share_of(hits[rows_of], Units(units[rows_of], int(rows_of.sum()))) for rows_of in sides)
+            difference = sequence.share_difference(new, old, alpha=alpha)
+            wanted = _Compared(layer, name, tolerance, alpha)
+            finding = self._finding(wanted, difference, (int(sides[0].sum()), int(sides[1].sum())))
+            if finding.verdict == "worse":
+                self.ids += table["_id"].filter(pa.array(hits & sides[1])).slice(0, MAX_SHOWN).to_pylist()
+            found.append(finding)
+        return (rows[0], rows[1]), found
+
+    def _slow_us(self) -> float:
+        wanted = [o.at_most for o in self.loop.scope.objectives if o.metric.startswith("latency_p") and o.at_most is not None]
+        return 1000 * (min(wanted) if wanted else self.loop.release.deadline_ms * SLOW_SHARE)
+
+    @property
+    def _scale(self) -> float:
+        """How many times its tolerance a guard may use in this stage."""
+        share = next(arm.share for arm in self.state.arms if arm.name == self.rules.new_arm)
+        return max(1.0, _HALF / share)
+
+    @property
+    def _quality_guards(self) -> list[tuple[Guard, bool]]:
+        """The guards of quality, each with whether it only stops."""
+        guards = [(guard, False) for guard in declared_guards(self.loop.scope, self.loop.release)]
+        money = "value_per_prediction"
+        if self.loop.scope.value.is_set and money not in [guard.metric for guard, _ in guards]:
+            guards.append((Guard(money), True))
+        return guards
+
+    @property
+    def _guards(self) -> int:
+        """Number of guards that share the chance of a false alarm; the slices of one count as one."""
+        return 3 + sum(1 + bool(guard.slices) for guard, _ in self._quality_guards)
+
+    def _quality(self, phase: _Phase) -> tuple[list[GuardFinding], tuple[int, int]]:
+        """The findings about quality in a phase, and the numbers of rows with an outcome of the control and of the new arm."""
+        first, wait = phase.states[0].since, duration(self.loop.outcome.wait)
+        guards = self._quality_guards
+        if not guards:
+            return [], (0, 0)
+        if self.at < first + wait:
+            return [self._unknown(guard, stops_only) for guard, stops_only in guards], (0, 0)
+        joined = with_truth(self.home, self.loop.name, self.loop.outcome, start=first, end=phase.ends[-1], known_at=self.at)
+        side = phase.side(joined["_at"].to_numpy().astype("datetime64[us]"), joined["_arm"].to_numpy().astype(str))
+        joined, side = joined.filter(pa.array(side >= 0)), side[side >= 0]
+        if not joined.num_rows:
+            return [self._unknown(guard, stops_only) for guard, stops_only in guards], (0, 0)
+        packages = {digest: open_probed(self.home.packages, digest) for digest in pc.unique(joined["_package"]).to_pylist()}
+        found = known(joined, self.loop.outcome, {d: p.manifest.output for d, p in packages.items()}, self.unit)
+        side, ids = side[found.rows], joined["_id"].to_numpy()[found.rows]
+        slices = self._slices(packages, joined, found)
+        findings: list[GuardFinding] = []
+        for guard, stops_only in guards:
+            if metrics.problem(guard.metric, list(slices), found.output) or ":" in guard.metric:
+                continue  # a gap between slices is no mean over rows: its slices are compared
+            wanted = _Compared("quality", guard.metric, guard.tolerance, self.alpha / self._guards, stops_only)
+            findings.append(self._compared(wanted, found, side, ids, np.ones(len(side), np.bool_)))
+            named = {name: slices.get(name, np.array([], str)) for name in guard.slices}
+            parts = [(name, value) for name, values in named.items() for value in np.unique(values).tolist()]
+            for part in parts:
+                one = wanted._replace(alpha=wanted.alpha / len(parts), stops_only=True, part=part)
+                findings.append(self._compared(one, found, side, ids, slices[part[0]] == part[1]))
+        counts = [int((side == which).sum()) for which in (0, 1)]
+        return findings, (counts[0], counts[1])
+
+    def _slices(self, packages: dict[str, Probed], joined: pa.Table, labelled: Known) -> dict[str, Array]:
+        if not any(guard.slices for guard, _ in self._quality_guards):
+            return {}
+        package = packages.get(self.former.package) or open_probed(self.home.packages, self.former.package)
+        return {name: np.asarray(v).astype(str)[labelled.rows] for name, v in slice_values(package, joined, None).items()}
+
+    def _compared(self, wanted: _Compared, labelled: Known, side: Array, ids: Array, mask: Array) -> GuardFinding:
+        """A metric on the rows of `mask`, each arm by itself."""
+        sides, rows = [], []
+        for which in (0, 1):
+            mine = mask & (side == which)
+            groups = None if labelled.groups is None else labelled.groups[mine]
+            answers, value = labelled.given.at(mine), self.loop.scope.value
+            (statistic,) = statistics_of([wanted.metric], labelled.truth[mine], answers, labelled.output, groups, value, None)
+            rows.append(int(mine.sum()))
+            sides.append((statistic, Units(unit_codes(labelled.units[mine], groups), rows[-1])))
+        (old, old_units), (new, new_units) = sides
+        difference = sequence.arm_difference(new, new_units, old, old_units, alpha=wanted.alpha, planned=self.planned)
+        if wanted.tolerance is None:
+            wanted = wanted._replace(tolerance=DEFAULT_TOLERANCE * abs(old.value))
+        finding = self._finding(wanted, difference, (rows[0], rows[1]))
+        if finding.verdict == "worse":
+            places = np.flatnonzero(mask & (side == 1))
+            self.ids += ids[places[_most_wrong(labelled, places)]][:MAX_SHOWN].tolist()
+        return finding
+
+    def _finding(self, wanted: _Compared, difference: ArmDifference, rows: tuple[int, int]) -> GuardFinding:
+        """What a difference says; `rows` are those of the control and of the new arm."""
+        higher = metrics.metric(wanted.metric).higher if wanted.layer == "quality" else False
+        low, high = (difference.low, difference.high) if higher else (-difference.high, -difference.low)
+        tolerance = (wanted.tolerance or 0.0) * self._scale
+        answer: Answer = "within" if low > -tolerance else "worse" if high < 0 else "cannot tell"
+        unsure = answer == "cannot tell"
+        return GuardFinding(
+            layer=wanted.layer,
+            metric=wanted.metric,
+            higher_is_better=higher,
+            tolerance=tolerance,
+            verdict=answer,
+            rows=rows[1],
+            control_rows=rows[0],
+            slice=wanted.part[0],
+            value=wanted.part[1],
+            new=_finite(difference.new),
+            old=_finite(difference.old),
+            low=_finite(difference.low),
+            high=_finite(difference.high),
+            rows_needed=_rows_needed(difference, tolerance, min(rows), wanted.alpha, self.planned) if unsure else None,
+            stops_only=wanted.stops_only,
+        )
+
+    def _unknown(self, guard: Guard, stops_only: bool) -> GuardFinding:
+        nothing = ArmDifference(math.nan, math.nan, -math.inf, math.inf, math.inf)
+        return self._finding(_Compared("quality", guard.metric, guard.tolerance, self.alpha, stops_only), nothing, (0, 0))
+
+
+def finding_text(finding: GuardFinding) -> str:
+    """A finding in words."""
+    if finding.new is None or finding.old is None:
+        return f"{finding.name}: nothing measured yet"
+    between = ""
+    if finding.low is not None and finding.high is not None:
+        between = f" [{number(finding.low, sign=True)}, {number(finding.high, sign=True)}]"
+    return (
+        f"{finding.name} {number(finding.new)} beside {number(finding.old)} of the old package: {number(finding.new - finding.old, sign=True)}"
+        f"{between} on {count(finding.rows, 'row')} (tolerance {number(finding.tolerance)}): {finding.verdict}"
+    )
+
+
+def _most_on(finding: GuardFinding, findings: Sequence[GuardFinding]) -> str:
+    """The part of the traffic in which the new package lost most of a metric, certain or not; empty where none was looked at."""
+    if finding.slice:
+        return ""
+    parts = [(f, (f.new - f.old) * (1 if f.higher_is_better else -1)) for f in findings if f.slice and f.metric == finding.metric
+             and f.new is not None and f.old is not None]  # fmt: skip
+    if not parts or (least := min(parts, key=lambda part: part[1]))[1] >= 0:
+        return ""
+    part = least[0]
+    return (
+        f"; most of it on {part.slice} {part.value}: {number(part.new)} beside {number(part.old)} on {count(part.rows, 'row')}"
+    )
+
+
+def _phases(states: Sequence[ReleaseState], at: datetime) -> list[_Phase]:
+    """The states of a plan, those of one kind together: their rows are compared in the same way."""
+    ends = [*(state.since for state in states[1:]), at]
+    found: list[tuple[str, list[ReleaseState], list[datetime]]] = []
+    for state, end in zip(states, ends, strict=True):
+        kind = rules_of(state.plan[state.stage]).new_arm
+        if not found or found[-1][0] != kind:
+            found.append((kind, [], []))
+        found[-1][1].append(state)
+        found[-1][2].append(end)
+    return [_Phase(of, until) for _, of, until in found]
+
+
+def _flagged(flags: Any, rows: int, kinds: Sequence[str]) -> Array:
+    """Which of N rows have a flag of these kinds [N]."""
+    hit = np.zeros(rows, dtype=np.bool_)
+    if rows and len(flags.flatten()):
+        words = pc.list_flatten(flags)
+        matches = pc.is_in(pc.list_element(pc.split_pattern(words, ":", max_splits=1), 0), pa.array(kinds))
+        hit[pc.list_parent_indices(flags).to_numpy()[matches.to_numpy(zero_copy_only=False)]] = True
+    return hit
+
+
+def _needs(finding: GuardFinding) -> str:
+    if finding.rows_needed is None:
+        return f"{finding.name}: more rows"
+    outcome = " with an outcome" if finding.layer == "quality" else ""
+    least = min(finding.rows, finding.control_rows)
+    return f"{finding.name}: about {finding.rows_needed:,} rows{outcome} in each arm would tell ({least:,} now)"
+
+
+def _rows_needed(difference: ArmDifference, tolerance: float, rows: int, alpha: float, planned: float) -> int | None:
+    """How many rows in each arm would show that an equal package is within the tolerance, in 80 % of cases; None where that cannot be foreseen."""
+    if not rows or not math.isfinite(difference.error) or not difference.error or tolerance <= 0:
+        return None
+    factor = 1.0
+    while factor < _MAX_FACTOR:
+        half = (
+            (sequence.mixture_deviations(2 * rows * factor, planned, alpha) + _POWER_Z) * difference.error / math.sqrt(factor)
+        )
+        if half <= tolerance:
+            break
+        factor *= 1.2
+    return max(math.ceil(rows * factor), sequence.MIN_UNITS)
+
+
+def _most_wrong(labelled: Known, rows: Array) -> Array:
+    """Places in `rows`, the most wrong answers first."""
+    truth, score, label = labelled.truth[rows], labelled.given.score[rows], labelled.given.label
+    if truth.dtype.kind in "bif" and truth.ndim == 1:
+        return np.argsort(-np.abs(truth.astype(np.float64) - score), kind="stable")
+    wrong = truth != label[rows] if label is not None else np.zeros(len(rows), np.bool_)
+    return np.argsort(~wrong, kind="stable")
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None

@@ -1,0 +1,42 @@
+"""Stages of a release plan: how a new package takes over from the one that serves, step by step."""
+
+from loopwright.records.declarations.declaration import Declaration
+
+
+class PlanStage(Declaration, frozen=True, kw_only=True, tag_field="stage", tag=str.lower):
+    """Base of the stages of `Release.plan`."""
+
+
+class Canary(PlanStage, frozen=True, kw_only=True):
+    """The new package answers a share of the units, and the judge compares them with as many units that the old package answers at the same time.
+
+    The stage ends when its time is over, both arms have their rows, and every guard is surely within its tolerance. Outcomes that
+    cannot arrive within `time` (`Outcome.wait`) are judged in later stages.
+
+    Attributes:
+        share: Share of the units, above 0 and at most 0.5. A unit that had the new package keeps it while the share grows.
+        time: How long the stage lasts at least.
+        rows: How many rows each of the two arms answers at least.
+
+    Example:
+        Canary(share=0.05, time="1h", rows=1000)
+    """
+
+    share: float
+    time: str = "1h"
+    rows: int = 500
+
+
+class Full(PlanStage, frozen=True, kw_only=True):
+    """The new package answers all units but a hold-back, still watched; the way back to the old package is armed.
+
+    Attributes:
+        watch: How long the new package is watched.
+        hold_back: Share of the units that the old package answers meanwhile, at most 0.2; 0: none, so that nothing is compared.
+
+    Example:
+        Full(watch="24h", hold_back=0.02)
+    """
+
+    watch: str = "24h"
+    hold_back: float = 0.02

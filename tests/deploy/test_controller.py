@@ -1,0 +1,194 @@
+"""A plan of a release from its first stage to its end, on traffic with a known truth: on, back, hold, and what a person may do meanwhile."""
+
+from datetime import timedelta
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from tests.deploy.loops import LOOP, model_graph, package
+from tests.deploy.rollouts import PLAN, Rollout
+
+from loopwright.base import failpoints
+from loopwright.base.errors import PackageRefused, ReleaseConflict
+from loopwright.deploy import releases
+from loopwright.deploy.blocklist import bad_packages
+from loopwright.deploy.controller import advance
+from loopwright.records.declarations import Canary, Full, Guard, Release
+from loopwright.records.releases import Arm
+from loopwright.records.verdicts import Verdict
+from loopwright.records.windows import Alert
+from loopwright.tend import upkeep
+
+GUARDED = Release(guards=[Guard("average_precision", tolerance=0.05, slices=["origin_slice"])], plan=PLAN)
+EQUAL = {"weight": 0.0501}
+WORSE = {"weight": 0.0}
+WORSE_AT_JFK = {"model": model_graph(fails="jfk")}
+FAILING = {"model": model_graph(fails="error")}
+
+
+def test_equal_package_goes_through_every_stage_and_serves_alone(tmp_path: Path) -> None:
+    rollout = Rollout(tmp_path, EQUAL, release=GUARDED)
+    with rollout.home:
+        last = rollout.until_ended(2500)
+        assert last.answer == "on"
+        assert rollout.state.arms == [Arm(package=rollout.new)]
+        told = [
+            (s.action, s.stage, [(a.name, a.share) for a in s.arms])
+            for s in (e.record for e in releases.history(rollout.home, LOOP))
+        ]
+        assert told == [
+            ("release", 0, [("champion", 1.0)]),
+            ("release", 0, [("control", 0.1), ("champion", 0.8), ("canary", 0.1)]),
+            ("advance", 1, [("champion", 0.5), ("canary", 0.5)]),
+            ("advance", 2, [("hold-back", 0.05), ("champion", 0.95)]),
+            ("advance", 3, [("champion", 1.0)]),
+        ]
+        assert {v.by for v in (e.record for e in releases.history(rollout.home, LOOP))} == {"tests", "loopwright"}
+        _check_answers(rollout)
+        states = [e.record for e in releases.history(rollout.home, LOOP)]
+        for before, after in pairwise(states[1:]):
+            stage = before.under_way
+            assert stage is not None
+            least = timedelta(hours=2 if isinstance(stage, Full) else 1)
+            assert after.since - before.since >= least, "no stage is shorter than declared"
+
+
+def _check_answers(rollout: Rollout) -> None:
+    """Every logged row names the arm, package and share of its unit under the release that answered it; no unit loses the new package."""
+    states = {e.record.generation: e.record for e in releases.history(rollout.home, LOOP)}
+    for generation, answer in rollout.answers:
+        arm = states[generation].arm_for(answer.unit)
+        assert (answer.arm, answer.package, answer.probability) == (arm.name, arm.package, arm.share)
+
+
+def test_package_worse_on_one_slice_is_sent_back_by_name_of_the_slice(tmp_path: Path) -> None:
+    rollout = Rollout(tmp_path, WORSE_AT_JFK, release=GUARDED)
+    with rollout.home:
+        last = rollout.until_ended(2500)
+        assert last.answer == "back"
+        assert rollout.state.arms == [Arm(package=rollout.old)]
+        assert rollout.state.action == "rollback"
+        assert "average_precision" in rollout.state.why
+        worse = [f for f in last.findings if f.verdict == "worse"]
+        assert "origin_slice JFK" in rollout.state.why
+        assert worse
+        assert all(f.high is not None and f.high < 0 for f in worse)
+        shown = {a.id: a for _, a in rollout.answers if a.id in last.shown_by}
+        assert shown, "rows that show it"
+        assert {a.package for a in shown.values()} == {rollout.new}
+        with pytest.raises(PackageRefused, match=r"marked bad.*average_precision"):
+            releases.release(rollout.home, LOOP, rollout.new, why="again")
+        releases.release(rollout.home, LOOP, rollout.new, why="all the same", force=True)
+
+
+def test_failing_package_is_sent_back_before_any_outcome(tmp_path: Path) -> None:
+    rollout = Rollout(tmp_path, FAILING, release=GUARDED, wait="30d")
+    with rollout.home:
+        found = upkeep_until_back(rollout, 3000)
+        assert [f.metric for f in found if f.verdict == "worse"] == ["degraded_share"]
+        alert = rollout.home.ledger.find(Alert, loop=LOOP)[0].record
+        assert alert.title.endswith("was sent back")
+        assert "degraded_share" in alert.detail
+        another = package(rollout.home.packages, weight=0.07).digest
+        releases.release(rollout.home, LOOP, another, why="mended")
+        upkeep(rollout.home, rollout.loop, until=rollout.clock.now())
+        assert rollout.home.ledger.find(Alert, loop=LOOP)[0].record.state == "closed"
+
+
+def upkeep_until_back(rollout: Rollout, rows: int) -> list:  # type: ignore[type-arg]
+    for _ in range(12):
+        rollout.judge = lambda: None  # type: ignore[method-assign]  # upkeep judges
+        rollout.serve(rows, timedelta(minutes=10))
+        verdict = upkeep(rollout.home, rollout.loop, until=rollout.clock.now()).verdict
+        if verdict is not None and verdict.answer == "back":
+            return verdict.findings
+    raise AssertionError("never sent back")
+
+
+def test_stage_without_outcomes_passes_provisionally_and_they_send_it_back_when_they_are_in(tmp_path: Path) -> None:
+    rollout = Rollout(tmp_path, WORSE, release=GUARDED, wait="5h")
+    with rollout.home:
+        last = rollout.until_ended(1500)
+        passed = [v for v in rollout.verdicts if v.answer == "on"]
+        assert passed
+        assert all(v.provisional and "provisional" in v.why for v in passed if v.stage < 2)
+        assert last.answer == "back"
+        assert last.at >= rollout.verdicts[0].at + timedelta(hours=4)
+        assert rollout.state.arms == [Arm(package=rollout.old)]
+
+
+def test_too_few_rows_hold_the_stage_and_say_how_many_would_tell(tmp_path: Path) -> None:
+    rollout = Rollout(tmp_path, EQUAL, release=GUARDED, plan=[Canary(share=0.5, time="1h", rows=200)])
+    with rollout.home:
+        for _ in range(5):
+            verdict = rollout.serve(150)
+        assert verdict is not None
+        assert verdict.answer == "hold"
+        assert any("average_precision: about" in m and "would tell" in m for m in verdict.missing), verdict.missing
+        needed = next(f.rows_needed for f in verdict.findings if f.metric == "average_precision" and not f.slice)
+        assert needed is not None
+        while rollout.state.under_way is not None and rollout.number < 8 * needed:
+            rollout.serve(max(500, needed // 2))
+        assert rollout.state.champion.package == rollout.new
+        assert rollout.number < 8 * needed, f"{needed} rows in each arm were said to tell"
+
+
+def test_no_traffic_is_no_pass(tmp_path: Path) -> None:
+    rollout = Rollout(tmp_path, EQUAL, release=GUARDED)
+    with rollout.home:
+        rollout.clock.advance(timedelta(days=3))
+        verdict = rollout.judge()
+        assert verdict is not None
+        assert (verdict.answer, verdict.rows) == ("hold", 0)
+        assert "0 of 200 rows in each arm" in verdict.why
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2])
+def test_rollback_by_hand_works_in_every_stage(tmp_path: Path, stage: int) -> None:
+    rollout = Rollout(tmp_path, EQUAL, release=GUARDED)
+    with rollout.home:
+        while rollout.state.stage < stage:
+            rollout.serve(2500)
+        back = releases.rollback(rollout.home, LOOP, why="I do not like it").record
+        assert back.arms == [Arm(package=rollout.old)]
+        assert back.under_way is None
+        assert rollout.judge() is None
+        assert bad_packages(rollout.home, LOOP) == {}, "a person's rollback is no verdict"
+
+
+@pytest.mark.parametrize("point", ["release.judged", "release.blocked", "release.intent", "release.recorded"])
+def test_controller_that_dies_on_the_way_back_is_repeated(tmp_path: Path, point: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    rollout = Rollout(tmp_path, WORSE, release=GUARDED)
+    with rollout.home:
+        real = failpoints.hit
+
+        def dies(name: str) -> None:
+            entry = rollout.home.ledger.latest(Verdict, loop=LOOP) if name == point else None
+            if entry is not None and entry.record.answer == "back":
+                raise OSError(f"died at {name}")
+            real(name)
+
+        monkeypatch.setattr(failpoints, "hit", dies)
+        with pytest.raises(OSError, match="died at"):
+            rollout.until_ended(2500)
+        monkeypatch.setattr(failpoints, "hit", real)
+        rollout.clock.advance(timedelta(minutes=10))
+        upkeep(rollout.home, rollout.loop, until=rollout.clock.now())
+        assert rollout.state.arms == [Arm(package=rollout.old)]
+        assert list(bad_packages(rollout.home, LOOP)) == [rollout.new]
+        assert sum(e.record.action == "rollback" for e in releases.history(rollout.home, LOOP)) == 1
+        upkeep(rollout.home, rollout.loop, until=rollout.clock.now())
+        raised = [a.record for a in rollout.home.ledger.find(Alert, loop=LOOP) if "sent back" in a.record.title]
+        assert {a.title for a in raised} == {f"Package {rollout.new[:12]} was sent back"}
+        assert len({a.key for a in raised}) == 1
+
+
+def test_judge_that_is_late_does_not_undo_what_a_person_did(tmp_path: Path) -> None:
+    rollout = Rollout(tmp_path, WORSE, release=GUARDED)
+    with rollout.home:
+        judged = rollout.state
+        another = package(rollout.home.packages, weight=0.07).digest
+        releases.release(rollout.home, LOOP, another, why="by hand")
+        with pytest.raises(ReleaseConflict):
+            advance(rollout.home, judged, why="late", by="loopwright")
+        assert rollout.state.champion.package == another
