@@ -9,7 +9,7 @@ import importlib
 from benchmarks.honesty.claims import Claim, measure
 from benchmarks.report import machine, put, table
 
-FILES = ("intervals", "nonnegative", "totals", "guards", "calibration", "choices", "decay", "drift")
+FILES = ("intervals", "nonnegative", "totals", "guards", "calibration", "choices", "decay", "drift", "releases")
 
 
 def claims() -> list[Claim]:

@@ -38,6 +38,8 @@ SMALL = [
     "decay, unchanged model, validation of 300 rows, a window of 500: roc_auc",
     "decay, unchanged model, validation of 300 rows, a window of 500: brier",
     "decay, signal of 50% in the ninth window, validation of 2,000, windows of 2,000",
+    "release, equal package, units of 20 rows",
+    "release, worse by the tolerance, 30 % positive",
     "total of 2 weeks, weekly shocks",
     "total of 8 weeks, weekly shocks",
     "scores, right, 500 rows",

@@ -122,7 +122,7 @@ def test_monitor_is_judged_by_inputs_quality_and_alerts_together(
 
 
 def test_ok_is_green_and_what_was_not_measured_is_not() -> None:
-    assert {word for word, look in LOOKS.items() if look.style == "green"} == {"ok", "done"}
+    assert {word for word, look in LOOKS.items() if look.style == "green"} == {"ok", "done", "within"}
     assert {LOOKS[word].style for word in ("no data", "not yet")} == {"dim"}
     assert worst(["ok", "no data"]) == "no data", "one loop that is well does not hide one that was not measured"
 

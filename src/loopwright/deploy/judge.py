@@ -303,9 +303,8 @@ class _Judge:
     def _finding(self, wanted: _Compared, difference: ArmDifference, rows: tuple[int, int]) -> GuardFinding:
         """What a difference says; `rows` are those of the control and of the new arm."""
         higher = metrics.metric(wanted.metric).higher if wanted.layer == "quality" else False
-        low, high = (difference.low, difference.high) if higher else (-difference.high, -difference.low)
         tolerance = (wanted.tolerance or 0.0) * self._scale
-        answer: Answer = "within" if low > -tolerance else "worse" if high < 0 else "cannot tell"
+        answer = answer_of(difference, tolerance, higher=higher)
         unsure = answer == "cannot tell"
         return GuardFinding(
             layer=wanted.layer,
@@ -321,13 +320,19 @@ class _Judge:
             old=_finite(difference.old),
             low=_finite(difference.low),
             high=_finite(difference.high),
-            rows_needed=_rows_needed(difference, tolerance, min(rows), wanted.alpha, self.planned) if unsure else None,
+            rows_needed=rows_needed(difference, tolerance, min(rows), wanted.alpha, self.planned) if unsure else None,
             stops_only=wanted.stops_only,
         )
 
     def _unknown(self, guard: Guard, stops_only: bool) -> GuardFinding:
         nothing = ArmDifference(math.nan, math.nan, -math.inf, math.inf, math.inf)
         return self._finding(_Compared("quality", guard.metric, guard.tolerance, self.alpha, stops_only), nothing, (0, 0))
+
+
+def answer_of(difference: ArmDifference, tolerance: float, *, higher: bool) -> Answer:
+    """What a confidence sequence says about a metric of which more is better (`higher`), or less."""
+    low, high = (difference.low, difference.high) if higher else (-difference.high, -difference.low)
+    return "within" if low > -tolerance else "worse" if high < 0 else "cannot tell"
 
 
 def finding_text(finding: GuardFinding) -> str:
@@ -388,7 +393,7 @@ def _needs(finding: GuardFinding) -> str:
     return f"{finding.name}: about {finding.rows_needed:,} rows{outcome} in each arm would tell ({least:,} now)"
 
 
-def _rows_needed(difference: ArmDifference, tolerance: float, rows: int, alpha: float, planned: float) -> int | None:
+def rows_needed(difference: ArmDifference, tolerance: float, rows: int, alpha: float, planned: float) -> int | None:
     """How many rows in each arm would show that an equal package is within the tolerance, in 80 % of cases; None where that cannot be foreseen."""
     if not rows or not math.isfinite(difference.error) or not difference.error or tolerance <= 0:
         return None

@@ -1,0 +1,106 @@
+"""Claims about the judge of releases: how often an equal package is sent back, and a worse one within the rows that were said to tell."""
+
+import numpy as np
+from benchmarks.honesty.claims import Claim, Verdict
+
+from loopwright.base.arrays import Array
+from loopwright.deploy.judge import answer_of, rows_needed
+from loopwright.records.package import Output
+from loopwright.tasks import metrics
+from loopwright.tasks.metrics import Answered
+from loopwright.tasks.metrics.estimate import statistics_of
+from loopwright.tasks.metrics.resample import Units
+from loopwright.tasks.metrics.sequence import ArmDifference, arm_difference, share_difference, share_of
+
+AP = "average_precision"
+GUARDS = (AP, "log_loss", "roc_auc")
+SHARES = 3
+PLANNED = 4000.0
+PHASE = 2 * 0.05 / 2
+"""The judge's level for the canaries of a plan: of a two-sided sequence, shared with the full stage."""
+
+Arm = tuple[Array, Array, Array]
+
+
+def arm(rng: np.random.Generator, n: int, rate: float, noise: float, of_unit: int = 1) -> Arm:
+    """Truth, score and unit of n rows that one arm answers; units of several rows share a base rate."""
+    unit = np.arange(n) // of_unit
+    own = rng.normal(size=n // of_unit + 1)[unit] if of_unit > 1 else 0.0
+    truth = rng.random(n) < 1 / (1 + np.exp(-(np.log(rate / (1 - rate)) + own)))
+    return truth, 1 / (1 + np.exp(-(rng.normal(size=n) * noise + 1.5 * truth))), unit
+
+
+def difference(metric: str, new: Arm, old: Arm, n: int, alpha: float) -> ArmDifference:
+    """A metric of the first n rows of two arms."""
+    sides = []
+    for truth, score, unit in (new, old):
+        answers = Answered(score[:n], score[:n] >= 0.5)
+        sides.append((statistics_of([metric], truth[:n], answers, Output(), None, None, None)[0], Units(unit[:n], n)))
+    (of_new, new_units), (of_old, old_units) = sides
+    return arm_difference(of_new, new_units, of_old, old_units, alpha=alpha, planned=PLANNED)
+
+
+def _equal(name: str, rate: float, most: int, of_unit: int = 1, trials: int = 400) -> Claim:
+    """A release of an equal package, judged about 40 times, by three guards of quality and three shares of rare rows."""
+    looks = [int(n) for n in np.unique(np.geomspace(100, most, 40).astype(int))]
+
+    def trial(rng: np.random.Generator) -> Verdict:
+        new, old = (arm(rng, most, rate, 1.0, of_unit) for _ in range(2))
+        alpha = PHASE / (len(GUARDS) + SHARES)
+        flags = [[np.repeat(rng.random(most // of_unit + 1) < 0.005, of_unit)[:most] for _ in range(2)] for _ in range(SHARES)]
+        for n in looks:
+            found = [difference(metric, new, old, n, alpha) for metric in GUARDS]
+            answers = [answer_of(each, 0.0, higher=metrics.metric(m).higher) for m, each in zip(GUARDS, found, strict=True)]
+            for of_new, of_old in flags:
+                shares = [share_of(each[:n], Units(new[2][:n], n)) for each in (of_new, of_old)]
+                answers.append(answer_of(share_difference(*shares, alpha=alpha), 0.0, higher=False))
+            if "worse" in answers:
+                return Verdict(True, False)
+        return Verdict(True, True)
+
+    return Claim(f"release, equal package, {name}", "is not sent back at any of 40 looks", trial, trials, least=0.95)
+
+
+def _worse(name: str, rate: float, of_unit: int = 1, trials: int = 200) -> Claim:
+    """A package that is worse by just the tolerance of a guard, on 1.3 times the rows that were said to tell."""
+    rng = np.random.default_rng(0)
+    loss = np.mean(
+        [
+            metrics.compute(AP, *arm(rng, 200_000, rate, 1.0, of_unit)[:2])
+            - metrics.compute(AP, *arm(rng, 200_000, rate, 1.6, of_unit)[:2])
+            for _ in range(3)
+        ]
+    )
+    alpha = PHASE / (1 + SHARES)
+
+    def trial(rng: np.random.Generator) -> Verdict:
+        first = difference(AP, arm(rng, 1500, rate, 1.6, of_unit), arm(rng, 1500, rate, 1.0, of_unit), 1500, alpha)
+        needed = rows_needed(first, float(loss), 1500, alpha, PLANNED)
+        if needed is None:
+            return Verdict(False, True)
+        most = int(1.3 * needed)
+        new, old = arm(rng, most, rate, 1.6, of_unit), arm(rng, most, rate, 1.0, of_unit)
+        answers = [
+            answer_of(difference(AP, new, old, n, alpha), float(loss), higher=True)
+            for n in np.linspace(100, most, 20).astype(int)
+        ]
+        return Verdict(True, "worse" in answers and "within" not in answers[: answers.index("worse")])
+
+    return Claim(
+        f"release, worse by the tolerance, {name}",
+        "is sent back within 1.3 times the rows that were said to tell",
+        trial,
+        trials,
+        nominal=0.9,
+        least=0.85,
+        definite=0.9,
+    )
+
+
+CLAIMS = [
+    _equal("30 % positive", 0.3, 6000),
+    _equal("2 % positive", 0.02, 20_000, trials=200),
+    _equal("units of 20 rows", 0.3, 6000, of_unit=20),
+    _worse("30 % positive", 0.3),
+    _worse("units of 5 rows", 0.3, of_unit=5),
+]
