@@ -1,6 +1,6 @@
 """A loop under traffic on a simulated clock, with a plan under way: rows, outcomes and the controller, without a server."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -53,6 +53,7 @@ class Rollout:
         self.number, self.answers = 0, list[tuple[int, Prediction]]()
         self.due: list[tuple[int, OutcomeRow]] = []
         self.verdicts: list[Verdict] = []
+        self.loses: Callable[[Prediction], bool] = lambda _: False
         self.cache = PackageCache(lambda key: Predictor(open_probed(self.home.packages, key), Weather(), self.clock))
 
     @property
@@ -73,10 +74,11 @@ class Rollout:
         self.number += rows
         ids = [new_ids(NOW + timedelta(microseconds=at - microseconds(NOW)), 1)[0] for at in moments]
         answers = Arms(state, self.cache, self.cache.load).answer(asked, ids=ids, at_us=moments)
+        answers = [answer for answer in answers if not self.loses(answer)]
         self.answers += [(state.generation, answer) for answer in answers]
         wait = microseconds(NOW + timedelta(minutes=20)) - microseconds(NOW)
         truth = delays + self.rng.normal(0, 12, rows)
-        for answer, at, late in zip(answers, moments, truth, strict=True):
+        for answer, at, late in zip(answers, moments, truth, strict=False):
             values = {"landed_at": at + wait, "arr_delay": float(np.clip(late, -180, 1440))}
             self.due.append((at + wait, OutcomeRow(
                 id=f"{len(self.due) + self.number:032x}", prediction=answer.id, unit=answer.unit, values=values,

@@ -143,6 +143,17 @@ def test_no_traffic_is_no_pass(tmp_path: Path) -> None:
         assert "0 of 200 rows in each arm" in verdict.why
 
 
+def test_arms_of_uneven_size_are_never_a_pass(tmp_path: Path) -> None:
+    rollout = Rollout(tmp_path, EQUAL, release=GUARDED)
+    with rollout.home:
+        rollout.loses = lambda answer: answer.arm == "canary" and answer.unit.endswith(("0", "1", "2"))
+        verdict = [rollout.serve(2500) for _ in range(4)][-1]
+        assert verdict is not None
+        assert verdict.answer == "hold"
+        assert "units had the new package beside" in verdict.why
+        assert rollout.state.stage == 0
+
+
 @pytest.mark.parametrize("stage", [0, 1, 2])
 def test_rollback_by_hand_works_in_every_stage(tmp_path: Path, stage: int) -> None:
     rollout = Rollout(tmp_path, EQUAL, release=GUARDED)

@@ -51,6 +51,9 @@ DEFAULT_TOLERANCE = 0.05
 SLOW_SHARE = 0.1
 """A row is slow beyond the scope's latency objective; without one, beyond this share of the deadline."""
 
+UNEVEN_ALPHA = 0.001
+"""The chance that arms are called uneven that are not, in a whole phase. Uneven arms are never a pass."""
+
 MAX_SHOWN = 20
 _FALL_BACK = ("degraded", "query_of_death")
 _TECHNICAL = ["_id", "_at", "_arm", "_flags", "_latency_us", "_unit", "_package"]
@@ -112,6 +115,7 @@ class _Judge:
         self.planned = 4.0 * max([rules_of(stage).rows(stage) for stage in self.state.plan] + [250])
         self.unit = loop.unit or ""
         self.ids: list[str] = []
+        self.uneven = ""
 
     def verdict(self) -> Verdict:
         """See `judge`."""
@@ -167,7 +171,7 @@ class _Judge:
 
     def _missing(self, rows: tuple[int, int], findings: Sequence[GuardFinding]) -> list[str]:
         """What the stage still waits for."""
-        found, lasts = [], self.rules.lasts(self.stage)
+        found, lasts = [self.uneven] if self.uneven else [], self.rules.lasts(self.stage)
         if self.at < self.state.since + lasts:
             found.append(f"its time, {duration_text(lasts)}, over on {self.state.since + lasts:%Y-%m-%d %H:%M} UTC")
         least = self.rules.rows(self.stage)
@@ -206,6 +210,7 @@ class _Judge:
             ),
         ]
         units = unit_array(table, self.unit)
+        self.uneven = self._uneven(*(len(np.unique(units[side == which])) for which in (0, 1)))
         alpha = self.alpha / self._guards
         found = []
         for layer, name, hits, tolerance in shares:
@@ -218,6 +223,21 @@ class _Judge:
                 self.ids += table["_id"].filter(pa.array(hits & sides[1])).slice(0, MAX_SHOWN).to_pylist()
             found.append(finding)
         return (rows[0], rows[1]), found
+
+    def _uneven(self, old: int, new: int) -> str:
+        """Why the numbers of units in both arms cannot be chance (sample ratio mismatch; Fabijan et al. 2019, KDD), empty where they can."""
+        shares = {arm.name: arm.share for arm in self.state.arms}
+        wanted = [shares.get(self.rules.old_arm(list(shares)), 0.0), shares[self.rules.new_arm]]
+        due, of_new = wanted[1] / sum(wanted), sequence.Share(new, old + new)
+        if not (old + new and 0 < due < 1):
+            return ""
+        low, high = (sequence.share_end(of_new, UNEVEN_ALPHA, upper=upper) for upper in (False, True))
+        if low <= due <= high:
+            return ""
+        return (
+            f"equal treatment: {new:,} units had the new package beside {old:,}, where {due * (old + new):,.0f} were due; "
+            "rows of one arm get lost or come again (`loopwright verify`)"
+        )
 
     def _slow_us(self) -> float:
         wanted = [o.at_most for o in self.loop.scope.objectives if o.metric.startswith("latency_p") and o.at_most is not None]
