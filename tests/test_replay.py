@@ -2,6 +2,7 @@
 
 import datetime as dt
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,7 +15,10 @@ from loopwright import Home
 from loopwright.base.clock import RealClock
 from loopwright.base.errors import ExamplesRefused, GateFailed, UsageError
 from loopwright.loop import load_loop
+from loopwright.records.declarations import Canary, Full, Guard, Release
+from loopwright.records.releases import ReleaseState
 from loopwright.records.turns import Turn
+from loopwright.records.verdicts import Verdict
 from loopwright.records.windows import Alert, Quality, Trigger, Window
 from loopwright.replay import ReplayRun, compare, edges, replay, workspace
 from loopwright.verbs.replay import Replayed, summarise
@@ -73,6 +77,32 @@ def test_every_decision_is_answered_once_at_its_moment_with_what_was_known_then(
     for a in answers[::5]:
         assert a["jam"] == synthetic.context_of(world, a["shop"], a["_at"]), (a["order"], a["_at"])
     assert any(a["jam"] is None for a in answers), "a gap in the context, or the test shows nothing"
+
+
+@pytest.mark.slow
+def test_replay_drives_the_plan_of_a_retrained_package_on_its_clock(world: World, tmp_path: Path) -> None:
+    plan: list[Canary | Full] = [
+        Canary(share=0.3, time="6h", rows=20), Canary(share=0.5, time="12h", rows=50), Full(watch="1d", hold_back=0.05),
+    ]  # fmt: skip
+    guards = [Guard("average_precision", tolerance=0.5)]
+    loop = msgspec.structs.replace(LOOP, release=Release(plan=plan, guards=guards))
+    with synthetic.filled(tmp_path / "home", START, world) as home:
+        run = replay(home, loop, file=str(FILE), start=START, end=DRIFT + 3 * WEEK)
+        states = [e.record for e in home.ledger.find(ReleaseState, loop=loop.name, newest=False)]
+        rows = home.lake.read("predictions.late").sort_by("_at").to_pylist()
+        verdicts = [e.record.why for e in home.ledger.find(Verdict, loop=loop.name)]
+    assert sum(lap.rows for lap in run.laps) == len(rows)
+    assert states[0].plan == [], "nothing served, so there was nothing to compare with"
+    planned = [s for s in states if s.plan]
+    assert [s.action for s in planned][:1] == ["release"]
+    assert "advance" in [s.action for s in planned], verdicts[:1]
+    for before, after in pairwise(planned):
+        if after.action == "advance":
+            assert after.since - before.since >= dt.timedelta(hours=(6, 12, 24)[before.stage])
+            assert after.since - before.since < dt.timedelta(days=7), "it is judged while a window is open"
+    for row in rows[::7]:
+        now = [s for s in states if s.since <= row["_at"]][-1]
+        assert (row["_arm"], row["_package"]) in [(a.name, a.package) for a in now.arms], row["_at"]
 
 
 def test_the_future_changes_nothing_that_was_decided_before_it(world: World, played: Any) -> None:

@@ -172,7 +172,9 @@ def _serve(
     while at < stop:
         now = serving(home, loop.name)
         stage = now.under_way if now is not None else None
-        until = stop if stage is None else min(stop, at + max(rules_of(stage).lasts(stage) / STEPS, timedelta(minutes=1)))
+        until = stop
+        if now is not None and stage is not None:  # a stage that is held is judged ever more seldom
+            until = min(stop, at + max(rules_of(stage).lasts(stage) / STEPS, (at - now.since) / STEPS, timedelta(minutes=1)))
         rows += traffic.answer(at, until)
         clock.advance_to(until)
         if stage is not None and until < stop:

@@ -3,7 +3,7 @@
 It reads the log, the outcomes and the packages, and changes nothing; `deploy.controller` acts on its verdicts.
 
 Layers, quickest first: *system* (answers by the fall-back, slow answers), *behaviour* (flagged rows), *quality* (the guards of the loop, overall and by slice,
-and its money, on the decisions whose wait for an outcome is over). The first two may only stop a release.
+and its money, on the decisions whose wait for an outcome is over). The first two may only stop a release, or hold it while the estimate is worse than the tolerance.
 
 A guard is `worse` where the new package is surely worse than the old one and not surely within the tolerance, `within` where it surely
 is, else `cannot tell`, which holds the stage. "Surely" is by confidence sequences (`tasks.metrics.sequence`), so looking often costs nothing.
@@ -217,7 +217,8 @@ class _Judge:
             sides = [side == which for which in (0, 1)]
             old, new = (sequence.share_of(hits[rows_of], Units(units[rows_of], int(rows_of.sum()))) for rows_of in sides)
             difference = sequence.share_difference(new, old, alpha=alpha)
-            wanted = _Compared(layer, name, tolerance, alpha)
+            poor = difference.value > tolerance * self._scale
+            wanted = _Compared(layer, name, tolerance, alpha, stops_only=not poor)
             finding = self._finding(wanted, difference, (int(sides[0].sum()), int(sides[1].sum())))
             if finding.verdict == "worse":
                 self.ids += table["_id"].filter(pa.array(hits & sides[1])).slice(0, MAX_SHOWN).to_pylist()
