@@ -5,10 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from benchmarks.honesty.__main__ import FILES, claims
+from benchmarks.honesty.__main__ import FILES, chosen, claims, merged, row, written
 from benchmarks.honesty.calibration import BOOSTED, DEAR, attained
 from benchmarks.honesty.choices import found_better, segments
-from benchmarks.honesty.claims import Claim, Verdict, measure
+from benchmarks.honesty.claims import Claim, Measured, Verdict, measure
 from benchmarks.honesty.worlds import binary
 from statsmodels.stats.proportion import proportion_confint
 
@@ -71,7 +71,7 @@ def test_stationary_years_with_weekly_shocks_hardly_decay() -> None:
         ]
         lives.append(BY_NAME[lives[0].name.replace("drop", "harm")])
         for claim in lives:
-            wrong = sum(not claim.trial(np.random.default_rng([seed, 1])).true for seed in range(10))
+            wrong = round(10 * (1 - measure(claim, 10).right))
             assert wrong <= most, claim.name
 
 
@@ -86,6 +86,31 @@ def test_measure_refuses_a_claim_that_does_not_hold() -> None:
     assert not measure(wrong, 200).honest
     silent = Claim("never told", "always", lambda rng: Verdict(False, False), definite=0.5)
     assert not measure(silent, 50).honest, "who says nothing is not honest where something was promised"
+
+
+def test_measure_gives_the_mean_of_a_number() -> None:
+    counted = Claim("alarms", "at most one a year", lambda rng: int(rng.poisson(3)), least=0.0, most=1.0, counts=True)
+    found = measure(counted, 200)
+    assert found.right == pytest.approx(3, abs=0.4)
+    assert found.error == pytest.approx(3**0.5 / 200**0.5, rel=0.2)
+    assert not found.honest
+    assert measure(counted._replace(most=3.0), 200).honest
+
+
+def test_section_keeps_the_rows_that_are_not_measured_again() -> None:
+    first, second = claims()[:2]
+    old = {c.name: row(Measured(c, 0.95, 0.01, 1.0, 400)) for c in (first, second)}
+    again = written(merged(old | {"a claim that is gone": old[first.name]}))
+    assert again == old
+    text = merged(again | {first.name: row(Measured(first, 0.5, 0.01, 1.0, 400))})
+    assert f"2 of {len(claims())} claims were measured by simulation, 1 not met" in text
+    assert written(text)[second.name] == old[second.name]
+
+
+def test_claims_are_chosen_by_file_or_by_a_part_of_their_name() -> None:
+    assert chosen([]) == claims()
+    assert chosen(["totals"]) == claims("totals")
+    assert {c.name for c in chosen(["totals", "scores, right"])} > {c.name for c in claims("totals")}
 
 
 def test_every_file_of_claims_is_in_the_table_and_no_name_twice() -> None:
