@@ -22,6 +22,7 @@ from loopwright.records.declarations import Column, Monitor
 from loopwright.records.package import Lineage
 from loopwright.records.windows import Window
 
+WORDS = pa.array([f"k{i}" for i in range(1000)])
 HISTORY, YEAR, PREVIOUS = 26, 52, 8
 WEEK = timedelta(days=7)
 START = datetime(2025, 6, 2, tzinfo=UTC)
@@ -88,7 +89,7 @@ def _rows(n: int, state: dict[str, Array], means: Array, rng: np.random.Generato
 
 def table(rows: Rows) -> pa.Table:
     """Rows as they are logged."""
-    columns = {n: pa.array([f"k{v}" for v in values] if n in KINDS else values) for n, values in rows.items() if n[0] != "_"}
+    columns = {n: WORDS.take(pa.array(values)) if n in KINDS else pa.array(values) for n, values in rows.items() if n[0] != "_"}
     size = len(rows["zeros"])
     score = 1 / (1 + np.exp(-sum(rows[n] if rows[n].dtype != object else 0 for n in NUMBERS[:3]) + 1))
     return pa.table(

@@ -52,6 +52,7 @@ SLOWER = [
     "drift, 5,000 rows a week, weeks alike: a new category in 5 %, of 300",
     "drift, weekly shocks of .4 deviations: Fahrenheit as Celsius",
 ]
+LEAKS = [claim.name for claim in claims("leakage")]
 BY_NAME = {claim.name: claim for claim in claims()}
 
 
@@ -79,6 +80,12 @@ def test_stationary_years_with_weekly_shocks_hardly_decay() -> None:
 def test_claim_about_drift_holds(name: str) -> None:
     found = measure(BY_NAME[name], 4)
     assert found.honest, f"{name}: {found.right:.1%} ± {found.error:.1%}"
+
+
+@pytest.mark.parametrize("name", LEAKS)
+def test_claim_about_leaks_holds(name: str) -> None:
+    found = measure(BY_NAME[name], 8)
+    assert found.right >= (1 if "honest" in name else 0.75), name
 
 
 def test_measure_refuses_a_claim_that_does_not_hold() -> None:

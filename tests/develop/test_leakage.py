@@ -18,7 +18,8 @@ from loopwright.develop.leakage import leaks, scan
 from loopwright.graph.columns import arrow_schema
 from loopwright.records.declarations import Column, Task
 from loopwright.records.evaluation import Suspect
-from loopwright.tasks.leakage import ROWS, area, fit
+from loopwright.tasks.leak_measures import area, fit
+from loopwright.tasks.leakage import ROWS
 from loopwright.tasks.registry import TASKS
 
 START = datetime(2024, 1, 1, tzinfo=UTC)
@@ -125,6 +126,44 @@ def test_names_of_rows_and_row_numbers() -> None:
     )
     assert named(found) == [("order_id", "names"), ("number", "names"), ("counter", "order")]
     assert "1,000 different values in 1,000 rows" in found[0].why
+
+
+def test_ids_in_order_of_time_are_named_with_the_drift_of_the_label() -> None:
+    rng = np.random.default_rng(2)
+    n = 1000
+    label = rng.random(n) < np.linspace(0.1, 0.6, n)
+    week = np.arange(n) // 20
+    found = look(
+        label,
+        {
+            "batch": (Column("integer"), week + 7),
+            "week": (STRING, [f"W{w}" for w in week]),  # W10 is after W9
+            "order_id": (STRING, [f"2024-{i}" for i in range(n)]),
+            "mixed": (FLOAT, week + rng.normal(0, 20, n)),
+        },
+    )
+    assert named(found) == [("batch", "order"), ("week", "order"), ("order_id", "names"), ("order_id", "order")]
+    assert "the label changes with time (AUC 0.7" in found[0].why
+    assert leaks(found) == []
+    steady = look(rng.random(n) < 0.3, {"batch": (Column("integer"), week)})
+    assert "changes with time" not in steady[0].why
+
+
+def test_target_encoding_is_named_with_its_groups_and_the_rate_from_the_past_is_not() -> None:
+    rng = np.random.default_rng(5)
+    rate = rng.beta(1, 2, 400)
+    customer = rng.integers(0, 400, 3000)
+    label = rng.random(3000) < rate[customer]
+    encoded = np.bincount(customer, label)[customer] / np.bincount(customer)[customer]
+    columns = {
+        "customer": (Column("integer"), customer),
+        "rate_now": (FLOAT, encoded),
+        "rate_before": (FLOAT, (rng.binomial(20, rate) / 20)[customer]),
+    }
+    [found] = look(label, columns)
+    assert (found.feature, found.kind, found.columns) == ("rate_now", "encodes", ["rate_now"])
+    assert found.why.startswith("follows the mean of the label by customer (squared correlation 1.000 over ")
+    assert leaks([found]) == [found]
 
 
 def test_rows_that_were_all_decided_at_one_moment_have_no_order() -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from loopwright.base.arrays import Array
 from loopwright.records.declarations import Task
-from loopwright.tasks.leakage import ScanData, of_columns, targets, together, too_few, values_of
+from loopwright.tasks.leakage import ScanData, by_group, of_columns, targets, together, too_few, values_of
 
 Columns = dict[str, Any]
 Rng = np.random.Generator
@@ -28,7 +28,10 @@ def look(label: Any, columns: Columns, task: Task) -> dict[str, str]:
     arrow = {name: pa.chunked_array([v if isinstance(v, pa.Array) else pa.array(v)]) for name, v in columns.items()}
     found = {s.feature: s.kind for s in of_columns(arrow, told)}
     parts = {n: part for n, c in arrow.items() if n not in found and (part := values_of(c)) is not None}
-    return found | {name: "together" for names, _, _ in together(parts, told) for name in names}
+    found |= {name: "together" for names, _, _ in together(parts, told) for name in names}
+    rest = {name: part for name, part in parts.items() if name not in found}
+    everything = {name: part for name, c in arrow.items() if (part := values_of(c)) is not None}
+    return found | {name: kind for name, kind, _ in by_group(rest, everything, told)}
 
 
 def column(kind: int, rng: Rng, n: int, effect: float) -> tuple[Any, Array]:
@@ -172,6 +175,22 @@ def _words_decide(rng: Rng, y: Array, odds: Array) -> tuple[Any, Columns]:
     return label, {"case": words}
 
 
+def _encoded(rng: Rng, y: Array, weight: float, *, own: bool = True) -> Columns:
+    """Mean label of customers, which differ, with `weight` rows of the mean of all; perhaps without the row's own label."""
+    code = np.argsort(np.argsort(y + rng.normal(0, 2 * y.std(), len(y)))) // 8
+    code = rng.permutation(code.max() + 1)[code]
+    total, rows = np.bincount(code, y)[code], np.bincount(code)[code]
+    if not own:
+        total, rows = total - y, rows - 1
+    return {"customer": pa.array([f"c{c}" for c in code]), "rate": (total + weight * y.mean()) / (rows + weight)}
+
+
+def _in_a_shop(rng: Rng, y: Array, odds: Array) -> tuple[Any, Columns]:
+    shop = rng.integers(0, 3, N)
+    fee = np.where(shop == 0, np.where(y, -3.0, 3.0), 0.0) + rng.normal(size=N)
+    return y, {"fee": fee, "shop": pa.array([f"s{s}" for s in shop])}
+
+
 def _xor(rng: Rng, y: Array, odds: Array) -> tuple[Any, Columns]:
     one, two = rng.random(N) < 0.5, rng.random(N) < 0.4
     return one ^ two, {"one": one, "two": pa.array(np.where(two, "p", "q"))}
@@ -223,6 +242,20 @@ LEAKS: dict[str, tuple[Task, Callable[[Rng, Array, Array], tuple[Any, Columns]]]
     "a ratio": ("regression", _parts_of(lambda a, b: a / b)),
     "a number with 3 % of noise": ("regression", lambda rng, y, odds: (odds, {"odds": odds * (1 + rng.normal(0, 0.03, N))})),
     "classes by other names": ("multiclass", _classes),
+    "a copy, three in a hundred wrong": ("binary", lambda rng, y, odds: (y, {"is_late": y ^ (rng.random(N) < 0.03)})),
+    "a number that follows, in a third of the rows, 0 elsewhere": (
+        "binary",
+        lambda rng, y, odds: (y, {"fee": np.where(rng.random(N) < 0.35, np.where(y, -50.0, 50.0) + rng.normal(0, 10, N), 0.0)}),
+    ),
+    "a number that follows, in a shop of three": ("binary", _in_a_shop),
+    "a number that follows, until it was no longer filled in": (
+        "binary",
+        lambda rng, y, odds: (y, {"fee": np.where(np.arange(N) < N // 2, y * 4.0, 2.0) + rng.normal(size=N)}),
+    ),
+    "a target encoding": ("binary", lambda rng, y, odds: (y, _encoded(rng, y, 0.0))),
+    "a target encoding, shrunk": ("binary", lambda rng, y, odds: (y, _encoded(rng, y, 3.0))),
+    "a target encoding without the own row": ("binary", lambda rng, y, odds: (y, _encoded(rng, y, 0.0, own=False))),
+    "a target encoding of numbers": ("regression", lambda rng, y, odds: (odds, _encoded(rng, odds, 1.0))),
 }
 
 
@@ -234,7 +267,7 @@ def test_each_kind_of_leak_is_named_and_nothing_else(kind: str) -> None:
         columns, odds = honest(rng, N)
         sure = odds + rng.logistic(size=N)
         label, leaking = leak(rng, sure > np.quantile(sure, 0.6), odds)
-        assert set(look(label, columns | leaking, task)) == set(leaking)
+        assert set(look(label, columns | leaking, task)) == set(leaking) - {"customer", "shop"}
 
 
 def test_too_few_rows_are_said_and_not_called_clean() -> None:

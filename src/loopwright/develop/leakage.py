@@ -15,13 +15,14 @@ from loopwright.develop.lineage import feature_columns
 from loopwright.graph.columns import arrow_feed
 from loopwright.records.declarations import Task
 from loopwright.records.evaluation import Suspect
+from loopwright.tasks.leak_measures import LEAST, Values
 from loopwright.tasks.leakage import (
-    LEAST,
     ROWS,
     ScanData,
-    Values,
     alone,
+    by_group,
     by_value,
+    group_suspect,
     missing,
     of_columns,
     targets,
@@ -68,10 +69,17 @@ def scan(
     found += [s for name in traced.used if name in parts and name not in doubted for s in by_value(name, parts[name], look)]
     unused = {name: rows.column(name) for name in traced.columns if name not in traced.used and name not in key}
     found += [msgspec.structs.replace(s, used=False) for s in of_columns(unused, look)]
-    doubted = {s.feature for s in found if s.kind != "order"}
-    rest = {name: part for name, part in single.items() if name not in doubted}
-    spare = {name: part for name, part in parts.items() if name in unused and name not in doubted | rest.keys()}
-    found += _together({**rest, **spare}, feature_columns(traced), look)
+    made_of = feature_columns(traced)
+    doubted = {s.feature for s in found if s.kind not in ("order", "names")}
+    single = {name: part for name, part in single.items() if name not in doubted}
+    spare = {name: part for name, part in parts.items() if name in unused and name not in doubted | single.keys()}
+    rest = single | spare
+    found += _together(rest, made_of, look)
+    told = {column for s in found if s.kind == "together" for column in s.columns}
+    rest = {name: part for name, part in rest.items() if not told & set(made_of.get(name, [name]))}
+    for name, kind, leak in by_group(rest, parts, look):
+        suspect = group_suspect(name, made_of.get(name, [name]), kind, leak)
+        found.append(msgspec.structs.replace(suspect, used=name in made_of))
     return Scanned(found, too_few(aims))
 
 

@@ -96,7 +96,7 @@ def _combined(estimates: Sequence[Estimate], weights: Sequence[float], *, mean: 
 class Suspect(msgspec.Struct, frozen=True, kw_only=True):
     """A suspicious feature or column: the columns behind it, why (a sentence), and the measured value with the lower end of its interval.
 
-    `kind` is `tells` (predicts the label by itself), `decides` (some of its values do), `missing` (its missing values do),
+    `kind` is `tells` (predicts the label by itself, or in a part of the rows), `encodes` (a mean of these very labels), `decides` (some of its values do), `missing` (its missing values do),
     `together` (columns that predict it only together), `perfect` (without an error, on few rows), `names` or `order`. `used`: whether it reaches the features.
     """
 

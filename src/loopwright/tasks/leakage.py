@@ -18,6 +18,7 @@ for numbers also of logarithms (products, ratios); for a class the larger of two
 """
 
 import itertools
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
@@ -29,6 +30,8 @@ from scipy import special, stats
 from loopwright.base.arrays import Array, spread_rows
 from loopwright.records.declarations import SHAPES, Task
 from loopwright.records.evaluation import Suspect
+from loopwright.tasks.group_leaks import MAX_JUDGED, GroupLeak, encoding, groupings, in_part, parts_of, quarters
+from loopwright.tasks.leak_measures import LEAST, LeakTarget, Values, bins, ends, measured, other_half
 from loopwright.tasks.registry import TASKS
 
 ROWS = 50_000
@@ -40,50 +43,28 @@ ENOUGH_OF_A_CLASS, ENOUGH_NUMBERS = 150, 300
 MIN_PERFECT = 10
 """With so few rows of a class a column that tells it without an error is named: hardly by chance, but perhaps an easy problem."""
 
-BINS, WORDS, CLASSES, LEAST = 64, 20_000, 20, 30
+CLASSES = 20
 VALUES, OFTEN = 20, 0.05
 """Maximum number of values of a column that are tested separately; for numbers, values that at least this share of rows has."""
 
 STEPS = 4
 """Number of steps in which the label rate is tested for a monotone trend towards the end of a scale."""
 
+MIN_ORDERED, IN_ORDER = 20, 0.99
+"""Distinct values, and the rank correlation with time, from which a column is in order of time."""
+
+COPY_VALUES, COPY_LIMIT = 4, 0.95
+"""Columns of so few values may be a copy of the label with errors: they are suspects from a lower limit."""
+
+FILLED = 0.2
+"""A number in so many rows may stand for an unknown one."""
+
 PERFECT, MAX_TOGETHER = 0.999, 4
 TOGETHER_ROWS, TOGETHER_COLUMNS, TOGETHER_CLASSES, PAIRED = 2000, 60, 3, 25
 
-_SIGMAS, _FEW = 3.0, 3.0  # where n rows show no exception, up to 3 / n may be exceptions (Hanley & Lippman-Hand 1983)
 _PURE, _PURE_VALUE, _PURE_COPY, _MIXED = 0.95, 0.995, 0.97, 0.8
 _COPIED = 0.5
 _UNIQUE = 0.9
-
-
-class Values(NamedTuple):
-    """A column [N], float64 or objects (texts), and where it is missing [N]."""
-
-    array: Array
-    missing: Array
-
-    @property
-    def is_text(self) -> bool:
-        """Whether values are texts."""
-        return bool(self.array.dtype == object)
-
-
-class LeakTarget(NamedTuple):
-    """A target of leak detection: a truth, bool [N]; or for numbers their ranks in [0, 1], float64 [N], and the numbers themselves."""
-
-    name: str
-    truth: Array
-    raw: Array
-
-    @property
-    def is_class(self) -> bool:
-        """Whether it is a class, and not a number."""
-        return bool(self.truth.dtype == np.bool_)
-
-    @property
-    def rarer(self) -> int:
-        """Rows of the rarer side; of numbers all."""
-        return int(min(self.truth.sum(), (~self.truth).sum())) if self.is_class else len(self.truth)
 
 
 class ScanData(NamedTuple):
@@ -129,7 +110,7 @@ def targets(label: pa.ChunkedArray, task: Task) -> list[LeakTarget]:
 
 def of_columns(columns: Mapping[str, pa.ChunkedArray], look: ScanData) -> list[Suspect]:
     """Columns of a table that leak the label: one reason each, whether or not a feature uses them."""
-    found = []
+    found = list[Suspect]()
     for name, column in columns.items():
         reasons = list(missing(name, column.is_null().to_numpy(), look))
         if not reasons and (part := values_of(column)) is not None:
@@ -137,6 +118,11 @@ def of_columns(columns: Mapping[str, pa.ChunkedArray], look: ScanData) -> list[S
             reasons = reasons or list(by_value(name, part, look))
         found += reasons[:1]
     return found
+
+
+def group_suspect(name: str, columns: list[str], kind: str, leak: GroupLeak) -> Suspect:
+    """A leak by groups of rows as a suspect."""
+    return Suspect(feature=name, columns=columns, kind=kind, why=leak.why, measure=leak.measure, low=leak.low)
 
 
 def too_few(targets: Sequence[LeakTarget]) -> str:
@@ -157,38 +143,84 @@ def alone(name: str, columns: list[str], part: Values, look: ScanData, *, identi
         share = distinct / len(there)
         yield Suspect(feature=name, columns=columns, kind="names", why=why, measure=share, low=share)
     yield from _tells(name, columns, part, look)
-    if (
-        not part.is_text and unique and not part.missing.any() and np.ptp(look.decided) > 0
-    ):  # else all were decided when ingested
-        order = abs(float(stats.spearmanr(part.array, look.decided).statistic))
-        if order > 0.999:
-            why = "grows with time, row by row: every future row is outside the range that was trained on; take the hour or the weekday"
+    if distinct >= MIN_ORDERED and not part.missing.any() and np.ptp(look.decided) > 0:  # else all were decided when ingested
+        order = abs(float(stats.spearmanr(_in_order(part), look.decided).statistic))
+        if order > IN_ORDER:
+            how = "row by row: every" if unique else "so that nearly every"
+            why = f"grows with time, {how} future row is outside the range that was trained on; take the hour or the weekday"
+            why += "".join(_drifts(look)[:1])
             yield Suspect(feature=name, columns=columns, kind="order", why=why, measure=order, low=order)
 
 
+def _in_order(part: Values) -> Array:
+    """Numbers as they are; texts as their rank, numbers within them by size (`W9` before `W10`)."""
+    if not part.is_text:
+        return part.array
+    words, code = np.unique(part.array.astype(str), return_inverse=True)
+    padded = [re.sub(r"\d+", lambda digits: digits.group().zfill(20), word) for word in words.tolist()]
+    place = np.empty(len(words))
+    place[np.array(sorted(range(len(words)), key=padded.__getitem__))] = np.arange(len(words))
+    return np.asarray(place[code])
+
+
+def _drifts(look: ScanData) -> list[str]:
+    """What the time of a row tells of each target, in words, where that is surely more than chance."""
+    found = []
+    for target in look.targets:
+        measure, low = measured(look.decided.astype(np.float64), target.truth)
+        if target.rarer >= LEAST and low > (0.5 if target.is_class else 0.0):
+            what = f"AUC {measure:.2f}" if target.is_class else f"R² of ranks {measure:.2f}"
+            found.append(
+                f"; {target.name} changes with time ({what}), which it tells of the rows trained on and of no later one"
+            )
+    return found
+
+
 def _tells(name: str, columns: list[str], part: Values, look: ScanData) -> Iterator[Suspect]:
-    bins, there, limit = _bins(part), ~part.missing, TASKS[look.task].leak_limit
-    scores = [] if part.is_text else [np.where(part.missing, worst, part.array) for worst in _ends(part.array[there])]
+    code, limit = bins(part), TASKS[look.task].leak_limit
+    distinct = np.unique(code[~part.missing], return_counts=True)
+    copy = len(distinct[0]) <= COPY_VALUES
     for target in look.targets:
         if target.is_class and target.rarer < MIN_PERFECT:
             continue
-        measured = [_measure(guess, target.truth) for guess in [_other_half(bins, target.truth, look.half), *scores]]
-        measure, low = max(measured, key=lambda m: m[1])
+        least = min(limit, COPY_LIMIT) if copy and target.is_class else limit
         where = ""
-        if low <= limit and not there.all() and target.rarer >= LEAST:
-            part_truth = target.truth[there]
-            if not target.is_class or min(part_truth.sum(), (~part_truth).sum()) >= LEAST:
-                guesses = [_other_half(bins[there], part_truth, look.half[there]), *(s[there] for s in scores[:1])]
-                measure, low = max((_measure(g, part_truth) for g in guesses), key=lambda m: m[1])
-                where = f", where it is given (in {there.mean():.0%} of the rows)"
+        measure, low = _best(part, code, target, look, np.ones(len(code), dtype=np.bool_))
+        for rows, text in _rest(part, code, few=copy) if low <= least else ():
+            truth = target.truth[rows]
+            if target.rarer >= LEAST and (not target.is_class or min(truth.sum(), (~truth).sum()) >= LEAST) and low <= least:
+                measure, low = _best(part, code, target, look, rows)
+                where = f", {text} (in {rows.mean():.0%} of the rows)"
         unit = "AUC" if target.is_class else "R² of ranks"
-        if low > limit:
-            why = f"tells {target.name} by itself{where}, {unit} {measure:.4f} (at least {low:.3f})"
+        if low > least:
+            almost = "" if low > limit else ", like a copy of it with errors"
+            why = f"tells {target.name} by itself{where}, {unit} {measure:.4f} (at least {low:.3f}){almost}"
             yield Suspect(feature=name, columns=columns, kind="tells", why=why, measure=measure, low=low)
         elif measure > 1 - 1e-9:
-            rows = f"{len(target.truth):,} rows{f', {target.rarer} of the rarer label' if target.is_class else ''}"
-            why = f"tells {target.name} without an error{where} ({rows}): too few to tell an easy problem from a copy of the label"
+            rows_text = f"{len(target.truth):,} rows{f', {target.rarer} of the rarer label' if target.is_class else ''}"
+            why = f"tells {target.name} without an error{where} ({rows_text}): too few to tell an easy problem from a copy of the label"
             yield Suspect(feature=name, columns=columns, kind="perfect", why=why, measure=measure, low=low)
+
+
+def _best(part: Values, code: Array, target: LeakTarget, look: ScanData, rows: Array) -> tuple[float, float]:
+    """How well a column predicts a target among some rows, by its bins and by its order: the measure and the lower end of its interval."""
+    there, values, truth = ~part.missing[rows], part.array[rows], target.truth[rows]
+    ordered = [] if part.is_text else [np.where(there, values, end) for end in ends(values[there])]
+    guesses = [other_half(code[rows], truth, look.half[rows]), *(ordered[:1] if there.all() else ordered)]
+    return max((measured(guess, truth) for guess in guesses), key=lambda found: found[1])
+
+
+def _rest(part: Values, code: Array, *, few: bool) -> Iterator[tuple[Array, str]]:
+    """Parts of the rows [N] of which alone a column may have the answer: those with a value, those without the value that stands for none."""
+    there = ~part.missing
+    if not there.all():
+        yield there, "where it is given"
+    if few or part.is_text or not there.any():
+        return
+    distinct, counts = np.unique(part.array[there], return_counts=True)
+    if FILLED * there.sum() <= counts.max() < there.sum():
+        value = distinct[counts.argmax()]
+        yield there & (part.array != value), f"where it is not {value + 0.0:g}"
 
 
 def missing(name: str, hidden: Array, look: ScanData) -> Iterator[Suspect]:
@@ -269,6 +301,29 @@ def _at_end(numbers: Array, mask: Array, hit: Array) -> bool:
         if len(odds) > 1 and surely - odds[0] <= odds[0] - odds[-1]:
             return True
     return False
+
+
+# --- columns by groups of rows ----------------------------------------------------------------------------------------
+
+
+def by_group(parts: Mapping[str, Values], among: Mapping[str, Values], look: ScanData) -> Iterator[tuple[str, str, GroupLeak]]:
+    """Columns of `parts` that leak a target by groups of rows, which the columns `among` make: name, kind, how; one reason each."""
+    numbers = {name: part for name, part in itertools.islice(parts.items(), MAX_JUDGED) if not part.is_text}
+    limit, named = TASKS[look.task].leak_limit, set[str]()
+    sets = [*groupings(among), quarters(look.decided)]
+    for target in [t for t in look.targets if t.rarer >= ENOUGH_OF_A_CLASS][:TOGETHER_CLASSES]:
+        for of in sets:
+            masks = list(parts_of(of))
+            for name, part in numbers.items():
+                if name in named or name == of.name:
+                    continue
+                leak, kind = encoding(part, of, target), "encodes"
+                if leak is None:
+                    leaks = [in_part(part, of, code, target, limit) for code in masks]
+                    leak, kind = next((each for each in leaks if each is not None), None), "tells"
+                if leak is not None:
+                    named.add(name)
+                    yield name, kind, leak
 
 
 # --- columns together -------------------------------------------------------------------------------------------------
@@ -362,12 +417,12 @@ def _differences(parts: Mapping[str, Values], look: ScanData) -> tuple[list[str]
 
 def _pairs(parts: Mapping[str, Values], look: ScanData) -> tuple[list[str], str, float] | None:
     """Pairs of words or codes of which each combination has its own label."""
-    codes = {name: _bins(part) for name, part in parts.items()}
+    codes = {name: bins(part) for name, part in parts.items()}
     few = [name for name, code in codes.items() if len(np.unique(code)) <= VALUES][:PAIRED]
     target = look.targets[0]
 
     def judged(a: str, b: str) -> float:
-        return _exact(_other_half(codes[a] * 64 + codes[b], target.raw, look.half), target)
+        return _exact(other_half(codes[a] * 64 + codes[b], target.raw, look.half), target)
 
     return _first_pair(few, judged, "by combination")
 
@@ -387,70 +442,3 @@ def _exact(score: Array, target: LeakTarget) -> float:
         return max(area, 1 - area)
     spread = float(((target.raw - target.raw.mean()) ** 2).sum())
     return 1 - float(((target.raw - score) ** 2).sum()) / spread if spread else 0.0
-
-
-# --- measures ---------------------------------------------------------------------------------------------------------
-
-
-def _bins(part: Values) -> Array:
-    """The bin of each row, int64 [N]: 0 for missing values."""
-    if part.is_text:
-        words, code, counts = np.unique(part.array.astype(str), return_inverse=True, return_counts=True)
-        place = np.empty(len(words), dtype=np.int64)
-        place[np.argsort(-counts, kind="stable")] = np.arange(len(words))
-        bins = np.minimum(place[code], WORDS) + 1
-    else:
-        there = part.array[~part.missing]
-        distinct, counts = np.unique(there, return_counts=True)
-        if len(distinct) > BINS:  # of equal size, and one for each number that is there that often
-            often = distinct[counts * BINS > counts.sum()]
-            even = np.quantile(there, np.linspace(0, 1, BINS + 1)[:-1], method="lower")
-            distinct = np.unique([*even, *often, *np.nextafter(often, np.inf)])
-        bins = np.searchsorted(distinct, part.array, side="right") + 1
-    return np.where(part.missing, 0, bins)
-
-
-def _ends(present: Array) -> list[float]:
-    """Values that replace missing numbers when rows are ranked: below all others, or above them."""
-    return [float(present.min()) - 1, float(present.max()) + 1] if len(present) else []
-
-
-def _other_half(bins: Array, truth: Array, half: Array) -> Array:
-    """Mean truth of the other half's rows in the same bin, shrunk slightly to the mean of all, float64 [N]."""
-    said = np.empty(len(bins))
-    size = int(bins.max()) + 1 if len(bins) else 1
-    for side in (half, ~half):
-        other = ~side
-        mean = truth[other].mean() if other.any() else 0.5
-        count = np.bincount(bins[other], minlength=size)
-        total = np.bincount(bins[other], weights=truth[other].astype(np.float64), minlength=size)
-        said[side] = ((total + mean) / (count + 1))[bins[side]]
-    return said
-
-
-def _measure(guess: Array, truth: Array) -> tuple[float, float]:
-    return area(guess, truth) if truth.dtype == np.bool_ else fit(guess, truth)
-
-
-def area(score: Array, truth: Array) -> tuple[float, float]:
-    """Area under the ROC curve, whichever way the score points, and the lower end of its interval."""
-    yes, no = score[truth], score[~truth]
-    ranks, n, m = stats.rankdata(score), len(yes), len(no)
-    of_yes = (ranks[truth] - stats.rankdata(yes)) / m
-    of_no = 1 - (ranks[~truth] - stats.rankdata(no)) / n
-    found = float(of_yes.mean())
-    error = float(np.sqrt(of_yes.var(ddof=1) / n + of_no.var(ddof=1) / m))
-    found = max(found, 1 - found)
-    low = 1.0
-    if found < 1:  # on the scale of log odds, where the interval is even close to 1
-        low = float(special.expit(special.logit(found) - _SIGMAS * error / (found * (1 - found))))
-    return found, min(low, 1 - _FEW / min(n, m))
-
-
-def fit(score: Array, ranks: Array) -> tuple[float, float]:
-    """R² of ranks (squared correlation of the ranks), and the lower end of its interval."""
-    if len(score) < LEAST or score.min() == score.max():
-        return 0.0, 0.0
-    r = abs(float(np.corrcoef(stats.rankdata(score), ranks)[0, 1]))
-    low = float(np.tanh(np.arctanh(min(r, 1 - 1e-12)) - _SIGMAS / np.sqrt(len(score) - 3)))
-    return r * r, min(max(low, 0.0) ** 2, 1 - _FEW / len(score))

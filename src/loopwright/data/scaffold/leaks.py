@@ -7,7 +7,8 @@ import pyarrow as pa
 
 from loopwright.base.arrays import spread_rows
 from loopwright.data.scaffold.template import DraftTarget
-from loopwright.tasks.leakage import LEAST, ScanData, of_columns, targets, together, values_of
+from loopwright.tasks.leak_measures import LEAST
+from loopwright.tasks.leakage import ScanData, by_group, of_columns, targets, together, values_of
 
 ROWS = 20_000
 """Maximum number of rows examined, spread evenly over the file."""
@@ -34,7 +35,9 @@ def leaking(frame: pa.Table, columns: Collection[str], aim: DraftTarget) -> dict
     parts = {n: part for n in columns if n not in found and (part := values_of(some[n])) is not None}
     for names, why, _ in together(parts, look):
         found |= {name: f"{' and '.join(names)} {why}" for name in names}
-    return found
+    everything = {n: part for n in columns if (part := values_of(some[n])) is not None}
+    judged = {name: part for name, part in parts.items() if name not in found}
+    return found | {name: leak.why for name, _, leak in by_group(judged, everything, look)}
 
 
 def _known_with_the_label(frame: pa.Table, columns: Collection[str], aim: DraftTarget) -> dict[str, str]:

@@ -15,6 +15,7 @@ rows makes it. Assumes that the measure is near normal from window to window.
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import msgspec
@@ -154,5 +155,6 @@ def _ratio(name: str, now: float, center: float, half: float, cuts: Cuts) -> flo
     return min(abs(now - center) / max(half, TINY), difference / kind.floor)
 
 
+@lru_cache(maxsize=1024)
 def _t(degrees: float, alpha: float) -> float:
     return float(stdtrit(degrees, 1 - min(alpha, 0.5) / 2))

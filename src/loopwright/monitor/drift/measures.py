@@ -7,6 +7,7 @@ Shares are compared on Anscombe's arcsine scale (1948), where the sampling varia
 """
 
 import math
+from functools import lru_cache
 from typing import NamedTuple
 
 import msgspec
@@ -86,6 +87,7 @@ class MeasureValue(NamedTuple):
     variance: float
 
 
+@lru_cache(maxsize=1024)
 def measure(name: str) -> Measure:
     """The measure of that name."""
     return MEASURES[name.partition(":")[0]]
