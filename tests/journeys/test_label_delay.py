@@ -38,17 +38,23 @@ LEFT = Table(
 )
 
 
-def renewals(home: Home, *, count: int = 6000, events_only: bool = False) -> tuple[np.ndarray, np.ndarray]:
-    """Ingest 60 days of renewals; the feature [N] and the truth [N] of all. `events_only`: who stays has no row."""
+def renewals(
+    home: Home, *, count: int = 6000, events_only: bool = False, until: datetime = NOW
+) -> tuple[np.ndarray, np.ndarray]:
+    """Ingest 60 days of renewals; the feature [N] and the truth [N] of all. `events_only`: who stays has no row.
+
+    Of what became known after `until` then nothing arrives.
+    """
     rng = np.random.default_rng(7)
     idle = rng.normal(size=count)
     left = rng.random(count) < 1 / (1 + np.exp(2.0 - 1.2 * idle))
     at = [NOW - timedelta(days=float(d)) for d in np.sort(rng.uniform(0, 60, count))[::-1]]
     asked = [{"customer": f"c{i}", "asked_at": t, "idle": float(x)} for i, (t, x) in enumerate(zip(at, idle, strict=True))]
+    came = [t + (timedelta(hours=2) if x else timedelta(days=7)) for t, x in zip(at, left, strict=True)]
     known = [
-        {"customer": f"c{i}", "known_at": t + (timedelta(hours=2) if x else timedelta(days=7)), "left": bool(x)}
-        for i, (t, x) in enumerate(zip(at, left, strict=True))
-        if x or not events_only
+        {"customer": f"c{i}", "known_at": t, "left": bool(x)}
+        for i, (t, x) in enumerate(zip(came, left, strict=True))
+        if not events_only or (x and t <= until)
     ]
     for table, given in ((RENEWALS, asked), (LEFT, known)):
         ingest(home, table, pa.Table.from_pylist(given, arrow_schema(table.columns)))
@@ -73,6 +79,23 @@ def test_promise_on_the_newest_examples_is_that_of_the_world(tmp_path: Path, eve
     drawn = [average_precision_score(label[i], score[i]) for i in (rng.integers(0, len(label), len(label)) for _ in range(200))]
     assert np.quantile(drawn, 0.005) < truth < np.quantile(drawn, 0.995)
     assert abs(label.mean() - left.mean()) < 3 * np.sqrt(left.mean() * (1 - left.mean()) / len(label))
+
+
+@pytest.mark.parametrize("days", [3, 20])
+def test_absence_is_no_label_of_an_example_once_outcomes_stop_to_arrive(tmp_path: Path, days: int) -> None:
+    """The label of every later decision was "false": a scheduled retraining learnt that nobody leaves any more."""
+    outcome, stop = Outcome(LEFT, '"left"', wait="8d", absent="false"), NOW - timedelta(days=days)
+    with Home(Settings(home=tmp_path / "home", by="tests"), SimulatedClock(NOW)) as home:
+        _, left = renewals(home, events_only=True, until=stop)
+        made = build(home, loop_name="churn", requests=RENEWALS, context=[], outcome=outcome, as_of=NOW)
+        found = read_examples(home, made.digest)
+        early = build(home, loop_name="churn", requests=RENEWALS, context=[], outcome=outcome, as_of=stop + timedelta(hours=1))
+    assert set(early.excluded) == {"outcome pending"}, "an hour without one is nothing"
+    assert made.excluded["outcomes stopped to arrive"] > 0
+    assert made.rows + sum(made.excluded.values()) == len(left)
+    assert max(found["_decided_at"].to_pylist()) <= stop - timedelta(days=8), "of later ones only those who left were known"
+    label = np.array(found["_label"].to_pylist())
+    assert label.mean() == pytest.approx(left.mean(), abs=3 * np.sqrt(left.var() / len(label)))
 
 
 def test_stationary_weeks_start_no_retraining(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 from loopwright.base.arrays import Array
 from loopwright.records.declarations import Value
 from loopwright.records.package import Output
-from loopwright.tasks.statistic import Statistic, averaged, distances, gaps, mean, ratio, root, telling
+from loopwright.tasks.statistic import HEAVY_SQUARES, Statistic, averaged, distances, gaps, mean, ratio, root, telling
 from loopwright.tasks.task import MONEY, Answered, Draft, LabelQuery, LabelSummary, Metric, RowData, TaskType, gap_metric
 
 METRICS = {
@@ -75,7 +75,9 @@ def _of_target(name: str, truth: Array, error: Array) -> Statistic:
             share = np.abs(np.divide(error, truth, where=there, out=np.zeros_like(error)))
             return ratio(share, there, "log")._replace(events=telling(share[there]))
         case "r2":
-            return explained(np.square(error), np.square(truth - truth.mean()))
+            squares = np.square(error)
+            found = explained(squares, np.square(truth - truth.mean()))
+            return found._replace(events=min(found.events, telling(squares, HEAVY_SQUARES)))
     return mean(error)
 
 

@@ -83,7 +83,8 @@ def root(squares: Array) -> Statistic:
     """The root of the mean of squares [N]."""
     found = mean(squares, "root")
     value = float(np.sqrt(found.value))
-    return found._replace(value=value, influence=found.influence / (2 * value) if value else found.influence)
+    influence = found.influence / (2 * value) if value else found.influence
+    return found._replace(value=value, influence=influence, events=telling(squares, HEAVY_SQUARES))
 
 
 def averaged(parts: Sequence[Statistic], scale: Scale | None = None) -> Statistic:
@@ -100,12 +101,18 @@ def averaged(parts: Sequence[Statistic], scale: Scale | None = None) -> Statisti
     )
 
 
-def telling(values: Array) -> float:
+_ENOUGH, _HEAVY = 300, 0.8
+
+HEAVY_SQUARES = 0.7
+"""The tail of squares: errors of t with three degrees of freedom have squares without a variance, which 0.8 took for known in a third."""
+
+
+def telling(values: Array, heavy: float = _HEAVY) -> float:
     """How many of N values tell their mean: all where they are alike, one where one outweighs the others (Kish 1965).
 
     Counted around the median: of one million zeros and four tens four do. None do where the tail (Hill 1975, of the largest tenth) is so
     heavy that the largest values are still to come, which would move mean and variance: then neither is known. A largest value that
-    comes again is an end of the scale.
+    comes again is an end of the scale. `heavy`: from where the tail is.
     """
     far = np.sort(np.abs(values - np.median(values))) if len(values) else values
     squares = float(np.square(far).sum())
@@ -114,11 +121,8 @@ def telling(values: Array) -> float:
     found = float(far.sum()) ** 2 / squares
     there = far[far > 0]
     tail = there[-max(2, len(there) // 10) :]
-    heavy = found < _ENOUGH and tail[-3:].min() < tail[-1] and float(np.log(tail / tail[0]).mean()) > _HEAVY
-    return 0.0 if heavy else found
-
-
-_ENOUGH, _HEAVY = 300, 0.8
+    is_heavy = found < _ENOUGH and tail[-3:].min() < tail[-1] and float(np.log(tail / tail[0]).mean()) > heavy
+    return 0.0 if is_heavy else found
 
 
 def of_slice(slices: Slices | None, name: str) -> Array:

@@ -10,6 +10,7 @@ decision are learnt from.
 """
 
 import hashlib
+import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
@@ -56,6 +57,9 @@ WINDOW_ROWS, WINDOW_OF_LABEL = 100, 20
 
 MAX_CURVES = 20
 """Delay curves are kept of so many labels at most."""
+
+SELDOM = 0.001
+"""Where chance leaves outcomes away for so long less often, they have stopped to arrive."""
 
 _STRETCH = 4_000_000
 """Decisions joined at a time: memory depends on this, not on how many there are."""
@@ -105,7 +109,7 @@ def build(
         _judge(database, landed.data if landed else None, reported, outcome, requests, as_of=as_of)
         usable = _usable(outcome)
         _keep(database, window, usable)
-        excluded = _excluded(database, usable, as_of=as_of, wait=duration(outcome.wait))
+        excluded = _excluded(database, usable, outcome, as_of=as_of)
         joins = [(j, read.data) for j, read in zip(joined, told, strict=True)]
         rows = _joined(
             database,
@@ -249,6 +253,7 @@ def _judge(database: Any, table: Any, reported: pa.Table, outcome: Outcome, requ
     """Table `judged`: every decision with `_label` and `_known_us` (when that became known), both null where nothing is known.
 
     Until the wait for its outcome is over a decision has none: of the newest, those whose label is known sooner would be too many.
+    Where outcomes have stopped to arrive that moment is the last at which a wait could be over.
 
     Which outcome is a decision's `stores.outcomes.match` says, as in monitoring. A row of a file counts once, where no request was answered
     for it: as the prediction that an outcome names, else as the first. Where an outcome names the row of the file and none the request
@@ -280,6 +285,8 @@ def _judge(database: Any, table: Any, reported: pa.Table, outcome: Outcome, requ
         """
     )
     match(database, outcome, as_of)
+    wait, stopped = duration(outcome.wait) // asof.MICROSECOND, _stopped(database, outcome, as_of)
+    told = "mature" if stopped is None else f"_us + {wait} <= {stopped}"
     named_first = "named IS NULL, NOT _live, named DESC, _answered, _prediction"
     decision = f"WINDOW same AS (PARTITION BY _unit, _event ORDER BY {named_first})"
     once = f"{decision} QUALIFY row_number() OVER same = 1 OR (_live AND first_value(_live) OVER same)"
@@ -287,13 +294,40 @@ def _judge(database: Any, table: Any, reported: pa.Table, outcome: Outcome, requ
     database.execute(
         f"""
         CREATE TEMP TABLE judged AS
-        SELECT decision.* EXCLUDE (_event, _answered, _live), CASE WHEN mature THEN truth END AS _label,
-               CASE WHEN mature THEN known END AS _known_us, early AS _early
+        SELECT decision.* EXCLUDE (_event, _answered, _live), CASE WHEN {told} THEN truth END AS _label,
+               CASE WHEN {told} THEN known END AS _known_us, early AS _early
         FROM decision JOIN matched ON decision.rowid = matched.row
         {once if files else ""};
         DROP VIEW moment; DROP VIEW decided; DROP TABLE decision; DROP TABLE statement; DROP TABLE matched
         """  # noqa: S608 - text of ours
     )
+
+
+def _stopped(database: Any, outcome: Outcome, as_of: datetime) -> int | None:
+    """When the newest outcome became known, where none arrive any more, so that absence means nothing since; None where they do.
+
+    They have stopped where none came for longer than twice any gap before, in a time for which decisions let expect so many, by the share of
+    earlier decisions that had one and its median delay, that none would come by chance (Poisson) in less than one of a thousand.
+    """
+    if outcome.absent is None:
+        return None
+    now, wait = microseconds(as_of), duration(outcome.wait) // asof.MICROSECOND
+    [(newest, gap)] = database.execute(
+        "SELECT max(known), coalesce(max(gap), 0) FROM (SELECT known, known - lag(known) OVER (ORDER BY known) AS gap "
+        "FROM (SELECT DISTINCT known FROM statement WHERE truth IS NOT NULL))"
+    ).fetchall()
+    if newest is None or now - newest <= 2 * gap:
+        return None
+    [(expected,)] = database.execute(
+        f"""
+        WITH each AS (SELECT us, known - us AS delay, truth IS NOT NULL AND NOT nothing AS stated FROM decided JOIN matched USING (row)),
+        before AS (SELECT avg(stated::INT) AS share FROM each WHERE us + {wait} <= {newest}),
+        typical AS (SELECT median(delay) FILTER (stated) AS delay FROM each)
+        SELECT coalesce(any_value(share) * count(*) FILTER (us > {newest} - typical.delay AND us <= {now} - typical.delay), 0)
+        FROM each, before, typical
+        """  # noqa: S608 - whole numbers
+    ).fetchall()
+    return int(newest) if math.exp(-expected) < SELDOM else None
 
 
 def _usable(outcome: Outcome) -> str:
@@ -328,14 +362,15 @@ def _keep(database: Any, window: timedelta | None, usable: str) -> None:
     database.execute(f"CREATE TEMP VIEW kept AS SELECT * FROM recent WHERE {usable}")  # noqa: S608 - as above
 
 
-def _excluded(database: Any, usable: str, *, as_of: datetime, wait: timedelta) -> dict[str, int]:
+def _excluded(database: Any, usable: str, outcome: Outcome, *, as_of: datetime) -> dict[str, int]:
     """Decisions that are no examples, by reason."""
+    never = "outcome never came" if outcome.absent is None else "outcomes stopped to arrive"
     rows = database.execute(
         f"""
         SELECT CASE WHEN NOT _complete THEN 'request not fully logged'
                     WHEN _early THEN 'outcome known before the decision'
-                    WHEN _label IS NULL AND _us > {microseconds(as_of - wait)} THEN 'outcome pending'
-                    WHEN _label IS NULL THEN 'outcome never came'
+                    WHEN _label IS NULL AND _us > {microseconds(as_of - duration(outcome.wait))} THEN 'outcome pending'
+                    WHEN _label IS NULL THEN '{never}'
                     ELSE 'outcome known before the decision' END AS reason, count(*)
         FROM recent WHERE NOT ({usable}) GROUP BY reason ORDER BY reason
         """  # noqa: S608 - a whole number
