@@ -53,12 +53,14 @@ def merged(rows: dict[str, list[str]]) -> str:
     """The section: rows in the order of the claims, those of claims that are gone left out, those not measured named."""
     names = [claim.name for claim in claims()]
     kept = [rows[name] for name in names if name in rows]
+    missing = [name for name in names if name not in rows]
     failed = sum(NOT_MET in cells[-1] for cells in kept)
     return (
         f"{len(kept)} of {len(names)} claims were measured by simulation, {failed} not met. A claim is met where the measured share is at least\n"
         "its bound (93 % of 95 % intervals), or a mean number at most its bound, within two standard errors. *definite* is the share of trials\n"
         "in which something definite was said; where it was not (too few to tell), nothing wrong was said.\n\n"
         + table(HEAD, kept)
+        + (f"\nNot measured yet: {'; '.join(missing)}.\n" if missing else "")
         + "\n"
         + software(["numpy", "scipy"])
     )
