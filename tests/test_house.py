@@ -11,6 +11,7 @@ import pytest
 from tests import house
 
 MAX_LINES = 58_500
+MAX_LINES = 56_458
 """Lines of source. The goal is 34,500."""
 
 

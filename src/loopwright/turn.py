@@ -292,7 +292,7 @@ def _scope(state: Turning) -> tuple[str, dict[str, Any]]:
 def _data(state: Turning) -> tuple[str, dict[str, Any]]:
     loop = state.loop
     for table in loop.tables.values():
-        put_contract(state.home, table)
+        put_contract(state.home, table, loop=loop.name)
     examples = build(
         state.home,
         loop_name=loop.name,

@@ -123,3 +123,34 @@ def test_wrong_table_is_one_document_with_the_nearest_names(typed: Any, verb: st
     typed("ingest", "orders", "orders.csv", "--loop", "loop.py")
     error = typed(verb, "order", *(["orders.csv"] if verb == "ingest" else []), code=2)["error"]
     assert (error["code"], error["near"]) == ("table_not_found", ["orders"])
+
+
+def test_contract_that_two_loops_declare_differently_is_refused_with_the_other_loop_and_the_difference(
+    typed: Any, tmp_path: Path
+) -> None:
+    other = LOOP.replace('name="shop"', 'name="store"').replace(
+        '"size": Column("float", minimum=0)', '"size": Column("float", minimum=-5)'
+    )
+    (tmp_path / "other.py").write_text(other, encoding="utf-8")
+    typed("ingest", "orders", "orders.csv", "--loop", "loop.py")
+    typed("run", "loop.py", "--until", "data", code=1)  # no outcome yet, but the loop is known
+    assert len(typed("contract", "orders")["versions"]) == 1
+    for command in (("ingest", "orders", "orders.csv", "--loop", "other.py"), ("run", "other.py")):
+        refused = typed(*command, code=2)["error"]["message"]
+        assert "loop shop: declares this table differently: size.minimum: 0.0 -> -5.0" in refused
+        assert "`loopwright contract orders --loop" in refused
+    [item] = [i for i in typed("check", "other.py", code=1)["items"] if i["name"] == "table orders"]
+    assert not item["ok"]
+    assert "loop shop: declares this table differently" in item["detail"]
+    assert len(typed("contract", "orders")["versions"]) == 1, "nothing was rewritten"
+    typed("contract", "orders", "--loop", "other.py")
+    assert "loop store: declares this table differently" in typed("run", "loop.py", code=2)["error"]["message"]
+    assert len(typed("contract", "orders")["versions"]) == 2
+    (tmp_path / "other.py").unlink()
+    typed("run", "loop.py", "--until", "data", code=1)
+    assert len(typed("contract", "orders")["versions"]) == 3, "a loop whose file is gone has no say"
+    (tmp_path / "loop.py").write_text(
+        LOOP.replace('name="shop"', 'name="renamed"').replace("minimum=0", "minimum=-1"), encoding="utf-8"
+    )
+    typed("ingest", "orders", "orders.csv", "--loop", "loop.py")
+    assert len(typed("contract", "orders")["versions"]) == 4, "nor has the name that the file had before"

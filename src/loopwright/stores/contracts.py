@@ -1,10 +1,15 @@
 """Contracts as the ledger keeps them, and how two of them differ. Commands that only look load nothing else of stage data."""
 
+from contextlib import suppress
+from pathlib import Path
 from typing import ClassVar
 
-from loopwright.base.errors import TableNotFound, nearest
-from loopwright.records.declarations import Table, to_builtins
+import msgspec
+
+from loopwright.base.errors import Damaged, TableNotFound, nearest
+from loopwright.records.declarations import Table, recorded_loop, to_builtins
 from loopwright.records.entries import Record
+from loopwright.records.turns import LoopRecord
 from loopwright.stores.home import Home
 
 
@@ -40,3 +45,31 @@ def contract(home: Home, name: str) -> Table:
 def contracts(home: Home) -> list[str]:
     """The names of all tables with a contract."""
     return sorted({e.key for e in home.ledger.find(Contract)})
+
+
+def as_stored(table: Table) -> Table:
+    """A table as read back from the ledger (`minimum=0` becomes 0.0): its digest is that of the contract."""
+    return msgspec.convert(msgspec.to_builtins(table), Table)
+
+
+def disagreements(home: Home, table: Table, loop: str, file: str = "") -> list[tuple[str, str]]:
+    """Problems: the other loops that declare a table differently than `loop` (in `file`) does, and how.
+
+    A loop does not count whose file is gone, or declares `loop` now: it was renamed.
+    """
+    known = {e.loop: e.record for e in home.ledger.newest(LoopRecord)}
+    own = file or (known[loop].file if loop in known else "")
+    problems = []
+    for name, record in sorted(known.items()):
+        if name == loop or (record.file and (record.file == own or not Path(record.file).is_file())):
+            continue
+        with suppress(Damaged):
+            other = recorded_loop(record).tables.get(table.name)
+            if other is not None and (differs := changes(as_stored(other), as_stored(table))):
+                problems.append((f"loop {name}", f"declares this table differently: {'; '.join(differs)}"))
+    if problems:
+        accept = f"loopwright contract {table.name} --loop {own or 'FILE'}"
+        problems.append(
+            ("next step", f"declare the table once, in a module that both loop files import; `{accept}` makes this one count")
+        )
+    return problems

@@ -70,8 +70,8 @@ def check(home: Home, loop: str, *, strict: bool = False, progress: Progress | N
         loop: path of a loop file or its folder, or the name of a loop in the ledger.
         strict: exit with 1 on a warning, too.
     """
-    declared, _ = loop_with_code(home, loop)
-    items, refused = _contracts(home, loop, declared)
+    declared, file = loop_with_code(home, loop)
+    items, refused = _contracts(home, loop, declared, file)
     with under_way(progress, "joining examples"):
         note = f"not looked for: the contract of {', '.join(refused)} cannot change like this"
         seen = _Rows(None, None, {}, note) if refused else _rows(home, declared)
@@ -122,7 +122,7 @@ def check(home: Home, loop: str, *, strict: bool = False, progress: Progress | N
     )
 
 
-def _contracts(home: Home, path: str, loop: Loop) -> tuple[list[CheckItem], list[str]]:
+def _contracts(home: Home, path: str, loop: Loop, file: str) -> tuple[list[CheckItem], list[str]]:
     """The declarations and each table with its rows, and the tables whose contract would be refused."""
     items = [
         CheckItem(
@@ -137,7 +137,7 @@ def _contracts(home: Home, path: str, loop: Loop) -> tuple[list[CheckItem], list
         detail = count(rows, "row") if rows else f"empty: `loopwright ingest {table.name} FILE --loop {path}`"
         if table is loop.outcome.table and table.prediction_field != "id":
             detail += f"; 'id' is a column of its own: an outcome names its prediction in the field {table.prediction_field!r}"
-        problems = contract_problems(home, table)
+        problems = contract_problems(home, table, loop=loop.name, file=file)
         detail += "".join(f"; {field}: {why}" for field, why in problems)
         items.append(CheckItem(name=f"table {table.name}", ok=not problems, detail=detail))
         refused += [table.name] if problems else []

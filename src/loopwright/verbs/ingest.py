@@ -52,10 +52,10 @@ def ingest(
         raise UsageError(f"{reading.options().split()[0]} is about a file, and --query asks a database: leave it off")
     declared = None
     if loop:
-        declared, _ = loop_with_code(home, loop)
+        declared, file = loop_with_code(home, loop)
         if table not in declared.tables:
             raise TableNotFound(table, sorted(declared.tables))
-        put_contract(home, declared.tables[table])
+        put_contract(home, declared.tables[table], loop=declared.name, file=file)
     found = contract(home, table)
     if query:
         results = [bring_query(home, found, from_url, query, watermark=watermark, progress=progress)]

@@ -30,7 +30,7 @@ from loopwright.records.entries import Entry
 from loopwright.records.ingestions import Ingested
 from loopwright.records.releases import ReleaseState
 from loopwright.sql.engine import quoted, sql_engine
-from loopwright.stores.contracts import Contract
+from loopwright.stores.contracts import Contract, as_stored, disagreements
 from loopwright.stores.home import Home
 from loopwright.stores.lake.tables import Stream
 
@@ -241,8 +241,11 @@ def _may_lack(home: Home, table: Table, *, loose: bool) -> Collection[str]:
     return [n for n in table.columns if first is not None and n not in first.record.table.columns]
 
 
-def put_contract(home: Home, table: Table) -> Entry[Contract]:
+def put_contract(home: Home, table: Table, *, loop: str = "", file: str = "") -> Entry[Contract]:
     """Store a contract; the newest entry if it is still the same.
+
+    With `loop`, which declares it in `file`, a change is refused while another loop declares the table differently: else two
+    loops would rewrite it in turns.
 
     Ranges, categories, descriptions and the like may change at any time. Once the table has rows the types of its columns stay,
     new ones may be null (they are, in the rows there are), and any but key and times may go, or be declared retired: the rows
@@ -255,6 +258,8 @@ def put_contract(home: Home, table: Table) -> Entry[Contract]:
     newest = home.ledger.latest(Contract, key=table.name)
     if newest is not None and newest.record.digest == changed:
         return newest
+    if loop and (problems := disagreements(home, table, loop, file)):
+        raise DeclarationInvalid(f"the contract of table {table.name!r}", problems)
     if home.lake.exists(table.name):
         _grow(home, table, newest.record.table if newest else None)
     return home.ledger.put(Contract(digest=changed, table=table), key=table.name)
@@ -269,14 +274,14 @@ def _grow(home: Home, table: Table, before: Table | None) -> None:
         home.lake.add_columns(table.name, pa.schema(new))
 
 
-def contract_problems(home: Home, table: Table) -> list[tuple[str, str]]:
+def contract_problems(home: Home, table: Table, *, loop: str = "", file: str = "") -> list[tuple[str, str]]:
     """Problems for which `put_contract` would refuse a contract; stores nothing."""
-    newest = home.ledger.latest(Contract, key=table.name)
-    if not home.lake.exists(table.name) or (
-        newest is not None and newest.record.digest == declaration_digest(as_stored(table))
-    ):
+    table, newest = as_stored(table), home.ledger.latest(Contract, key=table.name)
+    if newest is not None and newest.record.digest == declaration_digest(table):
         return []
-    return _growth_problems(home, as_stored(table), newest.record.table if newest else None)
+    problems = disagreements(home, table, loop, file) if loop else []
+    grown = _growth_problems(home, table, newest.record.table if newest else None) if home.lake.exists(table.name) else []
+    return problems + grown
 
 
 def _growth_problems(home: Home, table: Table, before: Table | None) -> list[tuple[str, str]]:
@@ -323,11 +328,6 @@ def _looked_up(home: Home, table: str, leaving: set[str]) -> list[tuple[str, str
 
 def _shown(before: Table | None, name: str, value: Any) -> str:
     return before.columns[name].type if before and name in before.columns else str(value)
-
-
-def as_stored(table: Table) -> Table:
-    """A table as read back from the ledger (`minimum=0` becomes 0.0): its digest is that of the contract."""
-    return msgspec.convert(msgspec.to_builtins(table), Table)
 
 
 def files(home: Home, table: str, version: int) -> dict[str, str]:

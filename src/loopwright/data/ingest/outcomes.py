@@ -20,6 +20,7 @@ from loopwright.data.ingest.source_reader import Reading
 from loopwright.records.declarations import Loop, Table, declaration_digest
 from loopwright.records.ingestions import OutcomesMended
 from loopwright.records.prediction import OutcomeRow
+from loopwright.stores.contracts import contracts
 from loopwright.stores.home import Home
 from loopwright.stores.outcomes.contract import KNOWN_AT, OutcomeContract
 from loopwright.stores.prediction_log.arrow import rows as plain_rows
@@ -61,7 +62,8 @@ def accept(home: Home, loop: str, table: Table, requests: Table, source: Any, re
     POST) is one row when it is read. Raises IngestRefused when the source cannot be read or has other columns, LogUnavailable when the
     log cannot be written; rows logged before that stay.
     """
-    put_contract(home, table)
+    if table.name not in contracts(home):  # a loop that declares it differently from another one may still log its own outcomes
+        put_contract(home, table)
     table = msgspec.structs.replace(table, key=requests.key)  # in the order in which the units of predictions are written
     opened = open_source(source, reading=reading)
     batch = opened.narrowed(table).whole()
