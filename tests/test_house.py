@@ -12,6 +12,7 @@ from tests import house
 
 MAX_LINES = 58_500
 MAX_LINES = 56_458
+MAX_LINES = 56_461
 """Lines of source. The goal is 34,500."""
 
 

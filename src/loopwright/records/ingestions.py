@@ -19,7 +19,7 @@ class Ingested(Record, frozen=True, kw_only=True):
     text that is not UTF-8. `absent` are columns that the
     source did not have, which are null; `moment` is the value of columns filled with `ingested_at`. A growing source has
     what it `follows` and the position it `reached`; rows `mended` left the quarantine, by the digest of their source
-    and their row number in it. `already` is true when the same content was ingested before; then nothing was
+    and their row number in it; `replaced` counts versions of them that a later version in the same file replaced. `already` is true when the same content was ingested before; then nothing was
     added, and columns `declared_since` are null in its rows. `repeated` rows have key and times of existing rows: the last counts.
     `repeated_keys` explains what it means that keys of a loop's requests repeat.
     """
@@ -40,6 +40,7 @@ class Ingested(Record, frozen=True, kw_only=True):
     follows: str = ""
     reached: str = ""
     mended: dict[str, list[int]] = {}
+    replaced: int = 0
     already: bool = False
     declared_since: list[str] = []
     repeated: int = 0

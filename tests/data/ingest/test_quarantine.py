@@ -1,8 +1,10 @@
 """Bad rows: looked at, written out, mended, and in again once."""
 
 import csv
+import json
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +12,13 @@ import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from rich.console import Console
 
 from loopwright import Column, Home, Table
 from loopwright.base.clock import SimulatedClock
 from loopwright.base.errors import IngestRefused, UsageError
 from loopwright.base.settings import Settings
+from loopwright.cli.terminal.tables import ingested
 from loopwright.data.ingest.ingestion import files, ingest
 from loopwright.data.ingest.quarantine import mend, quarantined
 from loopwright.records.ingestions import Ingested
@@ -99,6 +103,23 @@ def test_mended_rows_leave_once_and_keep_their_name(home: Home, tmp_path: Path) 
     assert (left.rows, left.mended, list(left.by_reason)) == (1, 3, ["size: below 0"])
     assert home.lake.count("quarantine.orders") == 4, "history stays"
     assert set(files(home, "orders", done.version)) == {"orders.csv", "bad.csv"}
+
+
+def test_of_two_mended_versions_of_a_row_the_last_counts_and_the_record_says_so(home: Home, tmp_path: Path) -> None:
+    file = tmp_path / "bad.jsonl"
+    quarantined(home, "orders", export=file)
+    rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    versions = [row | {"at": at} for row in rows if row["Order Id"] == "b" for at in ("2024-03-10 03:30", "2024-03-10 05:30")]
+    file.write_text("\n".join(json.dumps(row) for row in versions), encoding="utf-8")
+    done = mend(home, ORDERS, file)
+    assert (done.rows, done.good, done.replaced) == (1, 1, 1)
+    [at] = [r["at"] for r in home.lake.read("orders").to_pylist() if r["id"] == "b"]
+    assert at.isoformat() == "2024-03-10T09:30:00+00:00"
+    [entry] = [e for e in home.ledger.find(Ingested, key="orders") if e.record.mended]
+    assert entry.record.replaced == 1
+    out = StringIO()
+    Console(file=out, width=200).print(ingested([done]))
+    assert "rows that it mends more than once: 1 times; the last counts" in out.getvalue()
 
 
 def test_mended_file_without_a_column_of_its_rows_is_refused(home: Home, tmp_path: Path) -> None:

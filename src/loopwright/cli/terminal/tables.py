@@ -39,6 +39,9 @@ def ingested(done: Sequence[Ingested]) -> RenderableType:
         for d in done
         if d.repeated
     ]
+    told += [
+        f"{d.source}: rows that it mends more than once: {d.replaced:,} times; the last counts" for d in done if d.replaced
+    ]
     told += [f"{d.table}: {d.repeated_keys}" for d in done if d.repeated_keys]
     parts += [Text(word(line), style="yellow") for line in told[:ALIKE]]
     return Group(*parts, *(quarantine_lines(done[0].table, reasons) if any(d.quarantined for d in done) else []))

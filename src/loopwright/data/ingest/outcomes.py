@@ -13,7 +13,7 @@ from loopwright.base.errors import IngestRefused
 from loopwright.base.ids import is_trace_id
 from loopwright.data.ingest.contract import Numbers, RowOrigin, bad_rows, conform, missing_columns
 from loopwright.data.ingest.ingestion import UNREADABLE, ingested, put_contract
-from loopwright.data.ingest.quarantine import application, brought_for, exported, first_of, waiting_refs
+from loopwright.data.ingest.quarantine import application, brought_for, exported, last_of, waiting_refs
 from loopwright.data.ingest.quarantine_writer import QuarantineWriter
 from loopwright.data.ingest.source import AS_DETECTED, open_source
 from loopwright.data.ingest.source_reader import Reading
@@ -87,7 +87,7 @@ def mend(home: Home, loop: Loop, table: Table, source: Any = None, reading: Read
     """
     file = exported(home, table.name, source, reading)
     both, of_loop = ingested(home, table.name), brought_for(home, table.name, loop.name, file.refs)
-    chosen = first_of(file.refs, {ref for ref in waiting_refs(home, table.name) if ref[0] in of_loop})
+    chosen, replaced = last_of(file.refs, {ref for ref in waiting_refs(home, table.name) if ref[0] in of_loop})
     if not chosen:
         return None
     refs = [file.refs[i] for i in chosen]
@@ -112,6 +112,7 @@ def mend(home: Home, loop: Loop, table: Table, source: Any = None, reading: Read
         version=0,
         contract=declaration_digest(table),
         mended=mended,
+        replaced=replaced,
     )
     if mended:
         home.ledger.put(record, loop=loop.name, key=table.name, links=[(record.file, "ingested")])

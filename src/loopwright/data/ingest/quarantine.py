@@ -77,7 +77,7 @@ def mend(home: Home, table: Table, source: Any = None, reading: Reading = AS_DET
 
     `source` is an exported file after mending: its columns `_digest` and `_row` identify the rows. Without a source the rows
     are retried as they are; do that after a change of the contract. The record's `mended` names the rows that left; a row
-    that left before is skipped, and one that was ingested only as a loop's outcome stays for `outcomes.mend`.
+    that left before is skipped, of several versions of a row the last counts (`replaced`), and one that was ingested only as a loop's outcome stays for `outcomes.mend`.
     Raises FileMissing when the source does not exist.
     """
     table = put_contract(home, table).record.table
@@ -85,7 +85,7 @@ def mend(home: Home, table: Table, source: Any = None, reading: Reading = AS_DET
     elsewhere = brought_for(home, table.name, "", refs) - ingested(home, table.name).keys()
     for _ in range(_ATTEMPTS):
         _settle(home, table.name)
-        chosen = first_of(refs, {ref for ref in waiting_refs(home, table.name) if ref[0] not in elsewhere})
+        chosen, replaced = last_of(refs, {ref for ref in waiting_refs(home, table.name) if ref[0] not in elsewhere})
         digests = [refs[i][0] for i in chosen]
         numbers = np.array([refs[i][1] for i in chosen], dtype=np.int64)
         origin = RowOrigin(opened.name, digests, home.clock.now())
@@ -106,6 +106,7 @@ def mend(home: Home, table: Table, source: Any = None, reading: Reading = AS_DET
             version=0,
             contract=declaration_digest(table),
             mended=left,
+            replaced=replaced,
             already=not chosen,
         )
         if not len(found.good):
@@ -169,14 +170,11 @@ def brought_for(home: Home, table: str, loop: str, refs: list[Ref]) -> set[str]:
     return {d for d in digests if any(home.lake.last_sequence(name, application(o, d)) is not None for o in loops)}
 
 
-def first_of(refs: list[Ref], waiting: set[Ref]) -> list[int]:
-    """The first position of each waiting row in `refs`."""
-    left, chosen = set(waiting), []
-    for i, ref in enumerate(refs):
-        if ref in left:
-            left.discard(ref)
-            chosen.append(i)
-    return chosen
+def last_of(refs: list[Ref], waiting: set[Ref]) -> tuple[list[int], int]:
+    """The last position of each waiting row in `refs`, and the number of earlier positions that it replaces."""
+    places = [i for i, ref in enumerate(refs) if ref in waiting]
+    last = {refs[i]: i for i in places}
+    return sorted(last.values()), len(places) - len(last)
 
 
 def _records(home: Home, table: str) -> list[Ingested]:
