@@ -2,7 +2,9 @@
 
 import datetime as dt
 import json
+import os
 import shutil
+import signal
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,8 +19,9 @@ from tests.deploy import loops as small
 from tests.journeys import synthetic
 from tests.journeys.synthetic import DRIFT, FILE, START, WEEK, WORTH, World
 from tests.receiver import receiving
+from tests.waiting import until
 
-from loopwright import Home
+from loopwright import Budget, Home
 from loopwright.base.clock import SimulatedClock
 from loopwright.base.errors import Damaged, PredictionNotFound, UsageError
 from loopwright.base.holder import Holder, encode_holder, this_process
@@ -38,13 +41,14 @@ from loopwright.records.evaluation import Estimate, moved
 from loopwright.records.turns import LoopRecord, Turn
 from loopwright.records.windows import Alert, Quality, Trigger, ValueWindow, Window
 from loopwright.replay import Traffic, between
+from loopwright.retraining import RETRY_AFTER, Due, Retrainer, limit_s
 from loopwright.server.api.metrics import Metrics
 from loopwright.stores.prediction_log.damage import noted
 from loopwright.stores.prediction_log.read import predictions
 from loopwright.stores.prediction_log.retention import Retained
 from loopwright.stores.prediction_log.segment import log_folder
 from loopwright.stores.upkeep_state import read_upkeep_state
-from loopwright.tend import DAMAGED, FAILING, JUMPED, LOSING, RETRY_AFTER, UNTOLD, Upkeep, _retrain, loops, needed, tend, upkeep
+from loopwright.tend import DAMAGED, FAILING, JUMPED, LOSING, UNTOLD, Upkeep, loops, needed, tend, upkeep
 from loopwright.turn import turn
 from loopwright.verbs.leaderboard import leaderboard
 from loopwright.verbs.loop_page import loop_page as loop_page_verb
@@ -216,7 +220,8 @@ def test_serving_package_that_is_gone_is_replaced_by_the_retraining_of_upkeep(ho
     assert before is not None
     shutil.rmtree(home.packages.folder / before.champion.package)
     needed(home, LOOP)
-    _retrain(home, "late", str(FILE), Trigger(cause="schedule", reason="every week"), "a")
+    due = Due(str(FILE), Trigger(cause="schedule", reason="every week"), 600)
+    Retrainer(home).run("late", due, 60, lambda: None)
     after = serving(home, "late")
     assert after is not None
     assert after.champion.package != before.champion.package
@@ -251,6 +256,73 @@ def test_retraining_waits_for_another_turn_of_the_loop_without_an_alert(home: Ho
     assert done.loops["late"].watched.trigger is not None
     assert home.ledger.latest(Alert, loop="late", key="retraining") is None
     assert list(home.folder("runs").glob("*.log")) == [], "no process was started"
+
+
+def hanging(folder: Path) -> str:
+    """A loop file whose import takes for ever."""
+    folder.mkdir()
+    (folder / "loop.py").write_text("import time\ntime.sleep(3600)\n")
+    return str(folder / "loop.py")
+
+
+def test_rounds_of_upkeep_go_on_for_every_loop_while_one_is_retrained(home: Home, tmp_path: Path) -> None:
+    home.ledger.put(LOOP.record(hanging(tmp_path / "hangs")), loop="late", key="late")
+    retrainer = Retrainer(home)
+    first = tend(home, owner="a", retrainer=retrainer)
+    assert first.loops["late"].watched.trigger is not None
+    assert retrainer.pid
+    try:
+        alerts.decide(home, "late", "mine", severity="warning", title="t", detail="d")
+        again = tend(home, owner="a", retrainer=retrainer)
+        assert list(again.loops) == ["late"]
+        assert again.failed == []
+        assert len(list(home.folder("runs").glob("*.log"))) == 1, "one retraining at a time"
+    finally:
+        os.kill(retrainer.pid, signal.SIGKILL)
+    until(retrainer.conclude)
+    assert "exit -9" in {a.key: a.detail for a in open_alerts(home, "late")}["retraining"]
+
+
+def test_retraining_beyond_its_limit_is_ended_and_the_next_loop_has_its_turn(home: Home, tmp_path: Path) -> None:
+    trigger = Trigger(cause="drift", reason="it drifted")
+    due = {name: Due(hanging(tmp_path / name), trigger, 2) for name in ("early", "late")}
+    retrainer = Retrainer(home)
+    assert retrainer.begin(due)
+    assert not retrainer.begin(due), "one at a time"
+    until(retrainer.conclude)
+    [alert] = open_alerts(home, "early")
+    assert "it took longer than 0:00:02" in alert.detail
+    home.clock.advance(RETRY_AFTER)  # type: ignore[attr-defined]  # a simulated clock
+    assert retrainer.begin(due)
+    until(retrainer.conclude)
+    assert [a.key for a in open_alerts(home, "late")] == ["retraining"]
+
+
+def test_limit_of_a_retraining_is_the_budget_and_an_hour_for_the_rest() -> None:
+    budget = Budget(train_minutes=10)
+    scope = msgspec.structs.replace(LOOP.scope, budget=budget)
+    assert limit_s(msgspec.structs.replace(LOOP, scope=scope)) == 70 * 60
+    unlimited = msgspec.structs.replace(LOOP.scope, budget=Budget())
+    assert limit_s(msgspec.structs.replace(LOOP, scope=unlimited)) == 24 * 3600
+
+
+def test_folder_with_the_loops_name_does_not_replace_the_loop(
+    home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = tmp_path / "late" / "loop.py"
+    other.parent.mkdir()
+    other.write_text(FILE.read_text().replace('name="late",', 'name="punctual",'))
+    shutil.copy(FILE, tmp_path / "loop.py")
+    home.ledger.put(LOOP.record(str(tmp_path / "loop.py")), loop="late", key="late")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match="declares loop 'punctual', not 'late'"):
+        run(home, "late")
+    before = serving(home, "late")
+    tend(home, owner="a")
+    assert home.ledger.loops(LoopRecord) == ["late"]
+    assert serving(home, "late") != before, "it was retrained by its own file"
+    other.unlink()
+    assert run(home, "late", until="scope").loop == "late", "a folder without a loop file is none of it"
 
 
 def test_loop_renamed_in_its_file_is_not_replaced_by_the_other_loop_when_upkeep_retrains(home: Home, tmp_path: Path) -> None:

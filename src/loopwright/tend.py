@@ -5,9 +5,6 @@ A scheduler never imports the user's code: it uses the loop's declaration in the
 """
 
 import logging
-import os
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -20,7 +17,6 @@ import msgspec
 
 from loopwright.base.errors import Damaged, LedgerUnavailable, PackageNotFound, PackageRefused
 from loopwright.base.holder import decode_holder
-from loopwright.base.ids import new_id
 from loopwright.base.jumps import jump
 from loopwright.business.value import account
 from loopwright.data.examples.asof import Joined, joined
@@ -37,13 +33,13 @@ from loopwright.records.declarations import Loop, Value, duration, recorded_loop
 from loopwright.records.entries import Problem
 from loopwright.records.turns import LoopRecord, Turn
 from loopwright.records.verdicts import Verdict
-from loopwright.records.windows import Alert, Quality, Trigger, ValueWindow, Window
+from loopwright.records.windows import Alert, Quality, ValueWindow, Window
+from loopwright.retraining import FAILED, Due, Retrainer, limit_s
 from loopwright.stores import openlineage
 from loopwright.stores.home import Home
 from loopwright.stores.prediction_log.commit import Committed, commit
 from loopwright.stores.prediction_log.damage import note, set_aside
 from loopwright.stores.prediction_log.retention import retain
-from loopwright.stores.turn_lease import turn_holder
 from loopwright.stores.upkeep_state import (
     LEASE_SECONDS,
     MAX_LOOPS,
@@ -56,9 +52,6 @@ from loopwright.stores.windows import newest_ended
 
 LOG = logging.getLogger("loopwright.upkeep")
 
-RETRY_AFTER = timedelta(minutes=15)
-FAILED = "retraining"
-"""Key of the alert that a retraining failed."""
 DAMAGED = "damaged-log"
 """Key of the alert that segments of the prediction log are damaged or missing."""
 FAILING = "upkeep"
@@ -341,9 +334,11 @@ class Round(msgspec.Struct, frozen=True, kw_only=True):
     held_by: str = ""
 
 
-def tend(home: Home, *, owner: str, retrain: bool = True) -> Round:
+def tend(home: Home, *, owner: str, retrain: bool = True, retrainer: Retrainer | None = None) -> Round:
     """One round of upkeep over all loops, unless another process holds the lease (`owner` distinguishes them).
 
+    With `retrainer` at most one retraining is started, and the next rounds go on while it runs; without one all loops
+    that are due are retrained before the round ends.
     A loop, or a step of one, that fails is noted, and alerted once; it does not stop the others.
     """
     before = home.ledger.lease("tend", LEASE_SECONDS)
@@ -356,10 +351,12 @@ def tend(home: Home, *, owner: str, retrain: bool = True) -> Round:
         return Round(failed=[*whole.failed, _tell_jump(home, why)])
     _tell_jump(home, "")
     whole.run("remove unfinished packages", home.packages.sweep, 0)
-    return _tend_loops(home, owner, whole, retrain=retrain)
+    if retrainer is not None:
+        whole.run("end retraining", retrainer.conclude, True)
+    return _tend_loops(home, owner, whole, retrain=retrain, retrainer=retrainer)
 
 
-def _tend_loops(home: Home, owner: str, whole: Attempts, *, retrain: bool) -> Round:
+def _tend_loops(home: Home, owner: str, whole: Attempts, *, retrain: bool, retrainer: Retrainer | None) -> Round:
     """One round over all loops, as long as the lease is held."""
     done: dict[str, Upkeep] = {}
     now, events, records = home.clock.now(), Events(home), _records(home, whole)
@@ -368,15 +365,26 @@ def _tend_loops(home: Home, owner: str, whole: Attempts, *, retrain: bool) -> Ro
             whole.failed.append(Problem(where="upkeep", what=f"the lease was lost before loop {name}: another process tends"))
             break
         done[name] = _tend_loop(home, name, record, now, events)
+    due = whole.run("find retrainings", lambda: _due(records, done) if retrain else {}, dict[str, Due]())
+    if retrainer is not None:
+        whole.run("retrain", partial(retrainer.begin, due), False)
     _tell_failures(home, "", whole)
-    for name, record in sorted(records.items()) if retrain else ():
-        trigger = done[name].watched.trigger if name in done else None
-        if trigger is not None and record.file:
-            whole.run(f"retrain {name}", partial(_retrain, home, name, record.file, trigger, owner), None)
     with suppress(OSError):  # a figure for the metrics; the alerts say it too
         note(home.path, {loop: count for loop in done if (count := len(set_aside(home.path, loop)))})
     whole.run("tell state", lambda: _tell_state(home, done, len(whole.failed)), None)
+    for name, each in due.items() if retrainer is None else ():
+        renewed = partial(home.ledger.lock, "tend", owner, LEASE_SECONDS)
+        whole.run(f"retrain {name}", partial(Retrainer(home).run, name, each, LEASE_SECONDS / 3, renewed), None)
     return Round(loops=done, failed=[*whole.failed, *(problem for each in done.values() for problem in each.failed)])
+
+
+def _due(records: Mapping[str, LoopRecord], done: Mapping[str, Upkeep]) -> dict[str, Due]:
+    """The loops that have a reason to retrain, and a file."""
+    found = {}
+    for name, each in done.items():
+        if each.watched.trigger is not None and records[name].file:
+            found[name] = Due(records[name].file, each.watched.trigger, limit_s(recorded_loop(records[name])))
+    return found
 
 
 def _tell_state(home: Home, done: Mapping[str, Upkeep], failed: int) -> None:
@@ -474,40 +482,3 @@ def _tell_events(home: Home, loop: str, events: Events) -> int:
     elif alarmed and not told.trouble and close_alert(home, loop, UNTOLD, detail="they are told again") is not None:
         send(home, loop)
     return told.events
-
-
-def _retrain(home: Home, loop: str, file: str, trigger: Trigger, owner: str) -> None:
-    """Retrain in a child process, which may import the user's code; the lease is renewed while it runs.
-
-    A failure raises an alert, and is retried after `RETRY_AFTER` if the trigger still holds. While another turn of the loop
-    runs (by hand, or of an upkeep that was killed), this does nothing: the trigger is checked again after that turn.
-    """
-    if (holder := turn_holder(home.ledger, loop)) is not None:
-        LOG.info("loop %s is not retrained now: %s runs a turn of it", loop, holder)
-        return
-    failed = home.ledger.latest(Alert, loop=loop, key=FAILED)
-    if failed is not None and failed.record.state == "open" and home.clock.now() - failed.at < RETRY_AFTER:
-        return
-    environment = {**os.environ, **home.settings.environment(), "LOOPWRIGHT_BY": "tend"}
-    by_path = loop.endswith(".py") or (Path(file).parent / loop).is_dir()
-    target = file if by_path else loop  # by its name, the file must still declare it
-    about = ["--cause", trigger.cause, "--why", trigger.reason]
-    command = [sys.executable, "-m", "loopwright", "run", target, "--refit", *about]
-    log = home.folder("runs") / f"{new_id(home.clock.now())}.log"
-    with log.open("wb") as output:
-        try:
-            child = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, cwd=Path(file).parent, env=environment)
-        except OSError as error:  # the loop's folder is gone, or no process can be started
-            raise_alert(home, loop, FAILED, severity="critical", title="Retraining failed", detail=str(error))
-            return
-        while True:
-            try:
-                child.wait(timeout=LEASE_SECONDS / 3)
-                break
-            except subprocess.TimeoutExpired:
-                home.ledger.lock("tend", owner, LEASE_SECONDS)
-    if child.returncode:
-        detail = f"exit {child.returncode}: {log.read_text(errors='replace')[-1000:].strip()}"
-        raise_alert(home, loop, FAILED, severity="critical", title="Retraining failed", detail=detail)
-    elif close_alert(home, loop, FAILED, detail="a retraining went through") is not None:
-        send(home, loop)

@@ -240,6 +240,7 @@ INSTEAD = {
 
 ANYTHING = {
     ("init", "name"): "tried with the folder",
+    ("run", "named"): "tests/test_tend.py; there is no loop file in this home",
     ("export", "to"): "any folder that is not there is made",
     ("leaderboard", "weights"): "tests/develop/test_leaderboard.py; there is no leaderboard in this home",
     ("leaderboard", "segment"): "tests/journeys/test_fleet.py; there is no leaderboard in this home",

@@ -12,12 +12,16 @@ from loopwright.stores.home import Home
 def loop_with_code(home: Home, loop: str) -> tuple[Loop, str]:
     """The loop with its functions, and its file: from a path, or from the file that the ledger knows for a name.
 
-    Raises UsageError when the file of a name declares another loop now.
+    Raises UsageError when the file of a name, or the loop file in a folder of that name, declares another loop.
     """
     path = Path(loop)
-    if path.suffix == ".py" or path.is_dir() or path.name != loop:
+    known = path.name == loop and home.exists and home.ledger.latest(LoopRecord, loop=loop) is not None
+    if path.suffix == ".py" or path.name != loop or (path.is_dir() and (not known or (path / "loop.py").is_file())):
         file = path / "loop.py" if path.is_dir() else path
-        return load_loop(file), str(file.absolute())
+        declared = load_loop(file)
+        if known:
+            check_declared(declared, str(file), loop)
+        return declared, str(file.absolute())
     if not home.exists:  # do not make one in order to look into it
         raise LoopNotFound(loop, _loops_here(path))
     entry = home.ledger.latest(LoopRecord, loop=loop)
@@ -27,13 +31,18 @@ def loop_with_code(home: Home, loop: str) -> tuple[Loop, str]:
         raise NotFound(
             "loop file", entry.record.file, next_step=f"loop {loop!r} was declared there; give the path where it is now"
         )
-    declared, declared_in = load_loop(entry.record.file), entry.record.file
+    declared = load_loop(entry.record.file)
+    check_declared(declared, entry.record.file, loop)
+    return declared, entry.record.file
+
+
+def check_declared(declared: Loop, file: str, loop: str) -> None:
+    """Raise UsageError when a file declares another loop than `loop`."""
     if declared.name != loop:
         raise UsageError(
-            f"{declared_in} declares loop {declared.name!r}, not {loop!r}: put the name back, or begin the other loop"
-            f" with `loopwright run {declared_in}`; {loop!r} serves on and is not retrained"
+            f"{file} declares loop {declared.name!r}, not {loop!r}: put the name back, or begin the other loop"
+            f" with `loopwright run {file}`; {loop!r} serves on and is not retrained"
         )
-    return declared, declared_in
 
 
 def _loops_here(path: Path) -> list[str]:

@@ -13,7 +13,7 @@ from loopwright.records.examples import Examples
 from loopwright.records.turns import STAGES, Stage, Step, Turn
 from loopwright.stores.home import Home
 from loopwright.turn import turn
-from loopwright.verbs.loop_file import loop_with_code
+from loopwright.verbs.loop_file import check_declared, loop_with_code
 from loopwright.verbs.switched import check_reason
 
 CAUSES = ("manual", "schedule", "drift", "decay")
@@ -53,6 +53,7 @@ def run(
     no_release: bool = False,
     despite_guard: bool = False,
     fresh: bool = False,
+    named: str = "",
     progress: Progress | None = None,
 ) -> TurnReport:
     """Run one turn of the loop, or resume an interrupted one.
@@ -71,6 +72,7 @@ def run(
         despite_guard: release the winner even if it misses a target, is worse than what serves, or is too good to be true;
             requires `--why`.
         fresh: start a new turn and train, even if one was interrupted or nothing changed.
+        named: refuse a file that declares a loop of another name.
     """
     if until not in STAGES:
         raise UsageError(f"no stage {until!r}: one of {', '.join(STAGES)}")
@@ -80,6 +82,8 @@ def run(
     ahead = "nothing can be known of it yet; leave the option off to learn from all that is known"
     moment = moment_option(as_of, home.clock.now(), "--as-of", ahead=ahead) if as_of else None
     declared, file = loop_with_code(home, loop)
+    if named:
+        check_declared(declared, file, named)
     steps = turn(
         home,
         declared,

@@ -11,6 +11,7 @@ from loopwright.base.heap import give_back
 from loopwright.base.ids import new_id
 from loopwright.base.progress import Progress
 from loopwright.records.entries import Problem
+from loopwright.retraining import Retrainer
 from loopwright.stores.home import Home
 from loopwright.tend import tend as tend_once
 
@@ -49,10 +50,10 @@ def tend(
     """
     if not 0 < every <= threading.TIMEOUT_MAX:
         raise UsageError(f"--every {every:g}: must be seconds above 0")
-    owner = new_id(home.clock.now())
+    owner, retrainer = new_id(home.clock.now()), None if once else Retrainer(home)
     try:
         while True:
-            done = tend_once(home, owner=owner, retrain=not no_retrain)
+            done = tend_once(home, owner=owner, retrain=not no_retrain, retrainer=retrainer)
             result = Tended(
                 leader=not done.held_by,
                 held_by=done.held_by,

@@ -54,7 +54,7 @@ class Budget(Declaration, frozen=True):
     """Limits of the loop's cost.
 
     Attributes:
-        train_minutes: Longest training of one turn, minutes; None: no limit.
+        train_minutes: Longest training of one turn, minutes; None: no limit (24 hours for a retraining by upkeep).
         usd_per_month: Highest cost of training and serving, USD a month; None: no limit.
         usd_per_hour: Price of one machine hour in USD, used to cost training and serving.
 
