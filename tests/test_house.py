@@ -14,6 +14,7 @@ MAX_LINES = 58_500
 MAX_LINES = 56_458
 MAX_LINES = 56_461
 MAX_LINES = 56_584
+MAX_LINES = 56_586
 """Lines of source. The goal is 34,500."""
 
 

@@ -13,7 +13,7 @@ from tests.journeys.synthetic import DRIFT, END, FILE, START, WEEK, WORTH, World
 
 from loopwright import Home
 from loopwright.base.clock import RealClock
-from loopwright.base.errors import ExamplesRefused, GateFailed, UsageError
+from loopwright.base.errors import DeclarationInvalid, ExamplesRefused, GateFailed, UsageError
 from loopwright.loop import load_loop
 from loopwright.records.declarations import Canary, Full, Guard, Release
 from loopwright.records.releases import ReleaseState
@@ -261,3 +261,27 @@ def test_edges_cover_the_stretch_without_gap_or_overlap() -> None:
     assert edges(START, START + 2.5 * WEEK, WEEK) == [START, START + WEEK, START + 2 * WEEK, START + 2.5 * WEEK]
     assert edges(START, START + 2 * WEEK, WEEK) == [START, START + WEEK, START + 2 * WEEK]
     assert edges(START, START + WEEK / 2, WEEK) == [START, START + WEEK / 2]
+
+
+def test_replay_goes_over_rows_that_are_older_than_a_column(world: World, tmp_path: Path) -> None:
+    text = FILE.read_text()
+    declared = {
+        "grown": ('"shop": Column("string", categories=SHOPS),\n        "distance"', '"shop": Column("string"), "colour": Column("string", nullable=True), "distance"'),
+        "retyped": ('"distance": Column("float", minimum=0, maximum=60)', '"distance": Column("integer")'),
+    }  # fmt: skip
+    with synthetic.filled(tmp_path / "home", END, world) as home:
+        loops = {}
+        for name, (before, after) in declared.items():
+            assert before in text
+            (tmp_path / f"{name}.py").write_text(
+                text.replace(before, after).replace(
+                    '"shop": f.shop,', '"shop": f.shop,' + ' "colour": f.colour,' * (name == "grown")
+                )
+            )
+            loops[name] = load_loop(tmp_path / f"{name}.py")
+        with workspace(home, loops["grown"], START, tmp_path / "grown") as scratch:
+            assert replay(scratch, loops["grown"], start=START, end=START + WEEK).laps[0].rows > 0
+            assert scratch.lake.read("orders", columns=["colour"])["colour"].null_count == scratch.lake.count("orders")
+        assert "colour" not in home.lake.schema("orders").names, "the home itself is as it was"
+        with pytest.raises(DeclarationInvalid, match=r"columns\.distance: float -> integer; a type stays"):
+            workspace(home, loops["retyped"], START, tmp_path / "retyped")

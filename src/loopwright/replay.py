@@ -23,6 +23,7 @@ from loopwright.base.settings import Settings
 from loopwright.base.text import count
 from loopwright.data.examples import asof
 from loopwright.data.examples.context import feed
+from loopwright.data.ingest.ingestion import put_contract
 from loopwright.deploy.releases import serving
 from loopwright.deploy.serving.arms import Arms
 from loopwright.deploy.serving.package_cache import RULE, PackageCache, key_of
@@ -35,6 +36,7 @@ from loopwright.records.ingestions import Ingested
 from loopwright.records.prediction import OutcomeRow, unit_text
 from loopwright.records.releases import ReleaseState
 from loopwright.records.windows import Quality, Window
+from loopwright.stores.contracts import Contract
 from loopwright.stores.home import Home
 from loopwright.stores.outcomes.labelled import Known, known, with_truth
 from loopwright.stores.outcomes.rescore import routed, score, segment_packages
@@ -96,8 +98,11 @@ class PolicyComparison(msgspec.Struct, frozen=True, kw_only=True):
 def workspace(home: Home, loop: Loop, start: datetime, folder: Path) -> Home:
     """A home of its own for one replay, on a simulated clock, with the loop's declared tables as they are in `home`."""
     scratch = Home(Settings(home=folder, by=home.by), SimulatedClock(start))
-    for name in loop.tables:
+    for name, table in loop.tables.items():
         scratch.lake.write(name, home.lake.read(name), mode="overwrite")
+        if (contract := home.ledger.latest(Contract, key=name)) is not None:
+            scratch.ledger.put(contract.record, key=name)
+        put_contract(scratch, table)  # columns declared since the last turn are null, as `run` makes them
         for entry in home.ledger.find(Ingested, key=name, newest=False):
             scratch.ledger.put(entry.record, key=name)
     return scratch
