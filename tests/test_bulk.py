@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,11 @@ from tests.cli.test_terminal import text_of
 from tests.deploy.loops import EVER, LOOP, NOW, NOW_US, flight, opened, package
 
 from loopwright import bulk
+from loopwright.base.clock import SimulatedClock
 from loopwright.base.errors import NotFound, Unavailable, UsageError
 from loopwright.base.ids import trace_id_of
 from loopwright.base.lock import FileLock
+from loopwright.base.settings import Settings
 from loopwright.deploy import releases
 from loopwright.deploy.serving.engine import PredictionRequest, ServingEngine
 from loopwright.deploy.serving.registry import Registry
@@ -276,3 +279,13 @@ def test_predict_says_in_which_encoding_a_file_was_read(home: Home, tmp_path: Pa
     done = predict(home, LOOP, tmp_path / "in.csv", out=tmp_path / "out.csv")
     assert (done.logged, done.encoding) == (1, said)
     assert (f"in.csv was read as {said}" in text_of(done)) == bool(said)
+
+
+def test_predict_uses_what_was_released_in_another_home_of_the_ledger(home: Home, tmp_path: Path) -> None:
+    settings = Settings(home=tmp_path / "other", ledger=home.settings.ledger_url, by="tests")
+    with Home(settings, SimulatedClock(NOW)) as other:
+        shutil.copytree(home.path / "packages", other.path / "packages")
+        served = releases.serving(home, LOOP)
+        assert served is not None
+        done = predict(other, LOOP, write_csv(tmp_path / "rows.csv", [flight(1)]), out=tmp_path / "answers.csv")
+        assert done.package == served.champion.package

@@ -23,7 +23,7 @@ from tests.waiting import until
 
 from loopwright import Budget, Home
 from loopwright.base.clock import SimulatedClock
-from loopwright.base.errors import Damaged, PredictionNotFound, UsageError
+from loopwright.base.errors import Damaged, PackageNotFound, PredictionNotFound, UsageError
 from loopwright.base.holder import Holder, encode_holder, this_process
 from loopwright.base.ids import new_id, scoped_name
 from loopwright.cli.answer import is_yes
@@ -31,6 +31,8 @@ from loopwright.cli.terminal import show
 from loopwright.console.app import routes
 from loopwright.console.pages import Verbs
 from loopwright.data.examples.context import needs
+from loopwright.data.ingest.ingestion import ingest
+from loopwright.data.ingest.profile import profiled
 from loopwright.deploy import blocklist
 from loopwright.deploy.releases import history, release, serving
 from loopwright.loop import load_loop
@@ -50,6 +52,7 @@ from loopwright.stores.prediction_log.segment import log_folder
 from loopwright.stores.upkeep_state import read_upkeep_state
 from loopwright.tend import DAMAGED, FAILING, JUMPED, LOSING, UNTOLD, Upkeep, loops, needed, tend, upkeep
 from loopwright.turn import turn
+from loopwright.verbs.check import check
 from loopwright.verbs.leaderboard import leaderboard
 from loopwright.verbs.loop_page import loop_page as loop_page_verb
 from loopwright.verbs.loop_status import loop_status, loops_status
@@ -178,6 +181,35 @@ def test_one_process_tends(home: Home) -> None:
         home.ledger.unlock("tend", "a")
         assert not tend(other, owner="b", retrain=False).held_by
         assert tend(home, owner="a").held_by
+
+
+def test_home_with_the_ledger_and_without_the_lake_says_so_and_closes_no_window(
+    home: Home, world: World, tmp_path: Path
+) -> None:
+    home.ledger.unlock("tend", "a")
+    with synthetic.opened(tmp_path / "other", NOW, ledger=home.settings.ledger_url) as other:
+        done = tend(other, owner="b")
+        assert done.loops["late"].watched.windows == []
+        assert "table 'orders' is missing in the lake" in done.failed[0].what
+        assert other.ledger.latest(Window, loop="late") is None
+        assert FAILING in {a.key for a in open_alerts(other, "late")}
+        table = synthetic.tables(LOOP, synthetic.known(LOOP, world, NOW))["orders"]
+        with pytest.raises(Damaged, match="LOOPWRIGHT_LAKE"):
+            ingest(other, LOOP.tables["orders"], table)
+        with pytest.raises(Damaged, match="LOOPWRIGHT_LAKE"):
+            profiled(other, "orders")
+        with pytest.raises(Damaged, match="LOOPWRIGHT_LAKE"):
+            turn(other, LOOP, file=str(FILE), until="data")
+        [item] = [i for i in check(other, str(FILE)).items if i.name == "table orders"]
+        assert (item.ok, "LOOPWRIGHT_LAKE" in item.detail) == (False, True)
+        state = serving(other, "late")
+        assert state is not None
+        with pytest.raises(PackageNotFound, match="copy its folder there"):
+            release(other, "late", state.champion.package, why="x")
+        assert not list(other.path.glob("lake/*")), "nothing was begun in the other lake"
+        other.ledger.unlock("tend", "b")
+    tend(home, owner="a", retrain=False)
+    assert FAILING not in {a.key for a in open_alerts(home, "late")}
 
 
 def test_a_scheduler_knows_the_loop_without_its_code(home: Home, lived: Path) -> None:

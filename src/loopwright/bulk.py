@@ -21,7 +21,15 @@ import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
-from loopwright.base.errors import ColumnUnknown, IngestRefused, LoopwrightError, NotFound, Unavailable, UsageError
+from loopwright.base.errors import (
+    ColumnUnknown,
+    IngestRefused,
+    LedgerUnavailable,
+    LoopwrightError,
+    NotFound,
+    Unavailable,
+    UsageError,
+)
 from loopwright.base.ids import digest, trace_id_of
 from loopwright.base.lock import FileLock
 from loopwright.base.progress import Progress, Silent
@@ -30,6 +38,7 @@ from loopwright.data.ingest.source import AS_DETECTED, open_source
 from loopwright.data.ingest.source_reader import OpenSource, Reading
 from loopwright.deploy.serving.engine import PredictionRequest, ServingEngine
 from loopwright.deploy.serving.registry import InService, Registry, Watcher
+from loopwright.deploy.serving.release_files import follow
 from loopwright.graph.columns import ARROW_TYPES
 from loopwright.records.declarations import Table
 from loopwright.records.prediction import Prediction
@@ -96,6 +105,8 @@ def _serving(home: Home, loop: str) -> Iterator[tuple[ServingEngine, InService, 
         refused=lambda _loop, why: refusals.append(why),
         unlogged=lambda name, count: unlogged.update({name: count}),
     )
+    with suppress(LedgerUnavailable):
+        follow(home)  # a release may have been made in another home, and no server of this one follows it
     if not (home.path / "served" / f"{loop}.json").exists():
         raise NotFound("package in service of loop", loop, next_step=f"put one into service with `loopwright release {loop}`")
     engine = ServingEngine(Registry(home.path, home.packages, home.online, home.clock, watcher))

@@ -37,6 +37,7 @@ from loopwright.records.windows import Alert, Quality, ValueWindow, Window
 from loopwright.retraining import FAILED, Due, Retrainer, limit_s
 from loopwright.stores import openlineage
 from loopwright.stores.home import Home
+from loopwright.stores.ingestions import require_rows
 from loopwright.stores.prediction_log.commit import Committed, commit
 from loopwright.stores.prediction_log.damage import note, set_aside
 from loopwright.stores.prediction_log.retention import retain
@@ -440,7 +441,7 @@ def _tend_loop(home: Home, name: str, record: LoopRecord, now: datetime, events:
     """One loop's round: all its steps, also after failures."""
     attempts, result = Attempts(name), Upkeep()
     loop = attempts.run("read declaration", lambda: recorded_loop(record), None)
-    if loop is not None:
+    if loop is not None and attempts.run("find tables", lambda: _at_hand(home, loop), home.lake.exists(f"predictions.{name}")):
         attempts.run("feed context", lambda: _feed(home, loop), None)
         attempts.run("begin events", lambda: events.begin(name), None)
         result = attempts.run("upkeep", lambda: upkeep(home, loop, until=now, attempts=attempts), result)
@@ -448,6 +449,16 @@ def _tend_loop(home: Home, name: str, record: LoopRecord, now: datetime, events:
         result = msgspec.structs.replace(result, events=told)
     _tell_failures(home, name, attempts)
     return msgspec.structs.replace(result, failed=attempts.failed)
+
+
+def _at_hand(home: Home, loop: Loop) -> bool:
+    """True; raises Damaged where the lake lacks a table that the ledger knows.
+
+    Where it has no predictions either, it is not the lake of this ledger: nothing is committed to it, and no window closed as "no data".
+    """
+    for table in loop.tables:
+        require_rows(home, table)
+    return True
 
 
 def _tell_failures(home: Home, loop: str, attempts: Attempts) -> None:

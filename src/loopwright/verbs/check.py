@@ -31,6 +31,7 @@ from loopwright.records.declarations import Fleet, Loop, Scope, Table, duration
 from loopwright.sql.expression import columns
 from loopwright.stores.examples import read_examples
 from loopwright.stores.home import Home
+from loopwright.stores.ingestions import missing_rows
 from loopwright.tasks import metrics
 from loopwright.tasks.label import label_sql, label_type
 from loopwright.tasks.registry import TASKS
@@ -138,6 +139,8 @@ def _contracts(home: Home, path: str, loop: Loop, file: str) -> tuple[list[Check
         if table is loop.outcome.table and table.prediction_field != "id":
             detail += f"; 'id' is a column of its own: an outcome names its prediction in the field {table.prediction_field!r}"
         problems = contract_problems(home, table, loop=loop.name, file=file)
+        if lost := missing_rows(home, table.name):
+            problems, detail = [("rows", lost)], "no data"
         detail += "".join(f"; {field}: {why}" for field, why in problems)
         items.append(CheckItem(name=f"table {table.name}", ok=not problems, detail=detail))
         refused += [table.name] if problems else []

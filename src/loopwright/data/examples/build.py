@@ -36,6 +36,7 @@ from loopwright.records.examples import Examples, OutcomeDelay, Source
 from loopwright.sql.engine import quoted, sql_engine, sql_error, text
 from loopwright.stores.examples import FIXED
 from loopwright.stores.home import Home
+from loopwright.stores.ingestions import require_rows
 from loopwright.stores.outcomes.join import outcomes
 from loopwright.stores.outcomes.match import match
 from loopwright.stores.prediction_log.read import predictions
@@ -148,6 +149,7 @@ def _source(home: Home, read: _Read) -> Source:
 
 
 def _read(home: Home, table: Table) -> _Read:
+    require_rows(home, table.name)
     if not home.lake.exists(table.name):
         raise ExamplesRefused(f"table {table.name!r} has no rows yet: `loopwright ingest {table.name} FILE`")
     version = home.lake.version(table.name)

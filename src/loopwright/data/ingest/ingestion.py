@@ -32,6 +32,7 @@ from loopwright.records.releases import ReleaseState
 from loopwright.sql.engine import quoted, sql_engine
 from loopwright.stores.contracts import Contract, as_stored, disagreements
 from loopwright.stores.home import Home
+from loopwright.stores.ingestions import require_rows
 from loopwright.stores.lake.tables import Stream
 
 UNREADABLE = "row: cannot be read"
@@ -63,6 +64,7 @@ def ingest(
     schema is not the contract's; then nothing was written.
     """
     table = as_stored(table)
+    require_rows(home, table.name)
     known = ingested(home, table.name) if known is None else known
     if watermark:
         source = by_watermark(table, watermark, reached(known, f"watermark:{watermark}"), open_source(source, name))

@@ -16,6 +16,7 @@ from loopwright.records.profiles import ColumnProfile, DayCount, Profile, Value
 from loopwright.sql.engine import quoted, sql_engine
 from loopwright.stores.contracts import contract
 from loopwright.stores.home import Home
+from loopwright.stores.ingestions import require_rows
 
 BINS = 12
 DAYS = 60
@@ -34,6 +35,7 @@ def profiled(home: Home, table: str) -> Profile:
     Raises TableNotFound for a table without a contract.
     """
     declared = contract(home, table)
+    require_rows(home, table)
     if not home.lake.exists(table):
         return Profile(table=table, version=0, at=home.clock.now(), rows=0)
     newest = home.ledger.latest(Profile, key=table)

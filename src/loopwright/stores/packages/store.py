@@ -158,7 +158,7 @@ class Packages:
         Raises PackageNotFound when it is missing, PackageRefused naming the difference when it is damaged.
         """
         if not _DIGEST.fullmatch(digest) or not (self.folder / digest).is_dir():
-            raise PackageNotFound(digest, self._near(digest))
+            raise self._missing(digest)
         files = {}
         with _opened(self.folder / digest, digest) as folder:
             manifest = self._manifest(folder, digest)
@@ -174,6 +174,13 @@ class Packages:
                 if name in keep:
                     files[name] = data
         return Package(digest, manifest, files)
+
+    def _missing(self, digest: str) -> PackageNotFound:
+        """A package may be known to the ledger and have been made in another home."""
+        if not _DIGEST.fullmatch(digest):
+            return PackageNotFound(digest, self._near(digest))
+        step = f"it is not in {self.folder}: copy its folder there from the home that made it, or train it again (`run LOOP --fresh`)"
+        return PackageNotFound(digest, self._near(digest), next_step=step)
 
     def is_probed(self, digest: str) -> bool:
         """Whether the package of that digest passed its probe (`stores.packages.probe`)."""
@@ -201,7 +208,7 @@ class Packages:
     def partly(self, digest: str, *names: str) -> Package:
         """The package with these files only, and only they are checked. Raises as `read`."""
         if not _DIGEST.fullmatch(digest) or not (self.folder / digest).is_dir():
-            raise PackageNotFound(digest, self._near(digest))
+            raise self._missing(digest)
         with _opened(self.folder / digest, digest) as folder:
             manifest = self._manifest(folder, digest)
             files = {name: _checked(folder, name, digest, manifest.files[name]) for name in names}
@@ -228,6 +235,8 @@ class Packages:
         found = [name for name in self.list() if name.startswith(text)] if _PREFIX.fullmatch(text) else []
         if len(found) == 1:
             return found[0]
+        if _DIGEST.fullmatch(text):
+            raise self._missing(text)
         raise PackageNotFound(text, [name[:12] for name in found[:5]] or self._near(text))
 
     def list(self) -> Names:
