@@ -365,6 +365,16 @@ def test_a_turn_dates_itself_by_the_clock_it_is_given(home: Home, loop: Loop) ->
     assert RealClock().now() > record.at
 
 
+def test_turn_with_a_clock_behind_the_last_turn_says_so(home: Home, loop: Loop) -> None:
+    turn(home, loop, until="scope")
+    said = Told()
+    with Home(home.settings, SimulatedClock(START - WEEK)) as behind:
+        turn(behind, loop, until="scope", fresh=True, progress=said)
+    assert any("before the last turn" in text for text in said.lines)
+    turn(home, loop, until="scope", fresh=True, progress=(quiet := Told()))
+    assert not any("before the last turn" in text for text in quiet.lines)
+
+
 def test_turn_with_nothing_changed_trains_nothing_and_releases_nothing(home: Home, loop: Loop) -> None:
     turn(home, loop)
     before, packages = serving(home, loop.name), home.packages.list()

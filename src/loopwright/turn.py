@@ -180,6 +180,11 @@ def _begin(
         libraries=libraries() | used,
         backdated=as_of is not None and as_of < home.clock.now(),
     )
+    if before is not None and as_of is None and before.record.as_of > new.as_of:
+        progress.say(
+            f"the clock says {new.as_of:%Y-%m-%d %H:%M} UTC, before the last turn ({before.record.as_of:%Y-%m-%d %H:%M}): what became"
+            " known since counts as the future. If the clock is wrong, stop this turn and set it"
+        )
     if before is not None and as_of is None and not fresh and _unfinished(before.record, cause):
         old, outputs = before.record, _outputs(home, loop, before.record)
         if not (why_not := _changed(home, loop, old, new, outputs)):
