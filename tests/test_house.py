@@ -17,6 +17,7 @@ MAX_LINES = 56_584
 MAX_LINES = 56_586
 MAX_LINES = 56_648
 MAX_LINES = 56_653
+MAX_LINES = 56_656
 """Lines of source. The goal is 34,500."""
 
 

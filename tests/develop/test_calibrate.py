@@ -19,7 +19,9 @@ from tests.develop.flights import COLUMNS, table
 from tests.develop.test_train import Story, home_in, run
 
 from loopwright.base.arrays import Array
-from loopwright.develop.calibrate import _METHODS, NEVER, Unseen, choose
+from loopwright.base.errors import DeclarationInvalid
+from loopwright.develop.calibrate import _METHODS, NEVER, Unseen, choose, unseen
+from loopwright.develop.fit import TrainingData
 from loopwright.develop.onnx.estimators.arithmetic import interpolated
 from loopwright.develop.output import Goal
 from loopwright.graph.calibration import TIE_BREAK, calibrated
@@ -259,3 +261,21 @@ def test_sampling_is_undone_before_scores_are_calibrated(tmp_path: Path) -> None
     assert made.manifest.calibration is not None
     assert made.manifest.calibration.method
     assert made.evaluation.metrics["calibration_error"].value < 0.05
+
+
+class NoNumberOnFewRows(LogisticRegression):  # type: ignore[misc]  # scikit-learn has no types
+    """As an estimator that divides by a variance of 0 in a small fold."""
+
+    def predict_proba(self, X: Array) -> Array:  # noqa: N803  # scikit-learn's name
+        found = super().predict_proba(X)
+        return np.where(np.arange(len(X))[:, None] == 0, np.nan, found)
+
+
+def test_fold_whose_scores_are_no_numbers_calibrates_nothing_and_is_named() -> None:
+    rng = np.random.default_rng(0)
+    matrix = rng.normal(size=(200, 2)).astype(np.float32)
+    training_data = TrainingData(matrix, matrix[:, 0] > 0)
+    halves = [(np.arange(100), np.arange(100, 200))]
+    candidate = Candidate("odd", lambda: NoNumberOnFewRows())  # noqa: PLW0108  # a candidate is a function
+    with pytest.raises(DeclarationInvalid, match="1 of 100 rows give no number"):
+        unseen(candidate, NoNumberOnFewRows(), training_data, halves, Goal())

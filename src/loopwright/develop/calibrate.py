@@ -78,6 +78,9 @@ def unseen(
             scores.append(predict(copy, training_data.matrix[judged], goal).score)
         except (ValueError, IndexError) as error:
             raise DeclarationInvalid(f"candidate {candidate.name}", [("estimator", f"cannot predict: {error}")]) from error
+        if no_number := int((~np.isfinite(scores[-1])).sum()):
+            why = f"{no_number:,} of {len(judged):,} rows give no number"
+            raise DeclarationInvalid(f"candidate {candidate.name}", [("estimator", why)])
     return np.concatenate([judged for _, judged in folds]), np.concatenate(scores)
 
 
