@@ -10,14 +10,7 @@ from typing import NamedTuple
 import pytest
 from tests import house
 
-MAX_LINES = 58_500
-MAX_LINES = 56_458
-MAX_LINES = 56_461
-MAX_LINES = 56_584
-MAX_LINES = 56_586
-MAX_LINES = 56_648
-MAX_LINES = 56_653
-MAX_LINES = 56_656
+MAX_LINES = 58_132
 """Lines of source. The goal is 34,500."""
 
 
@@ -33,7 +26,6 @@ LIMITS = {
     "lines of a file": Limit(house.files, 500, {
         "develop/features.py": 520,  # the graph of a feature function
         "develop/train.py": 705,  # candidates, one after another
-        "tend.py": 520,  # one round, step by step
         "turn.py": 660,  # one turn, stage by stage
     }),
     "lines of a function": Limit(house.functions, 60, {
