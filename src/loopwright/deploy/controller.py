@@ -25,6 +25,9 @@ BY = "loopwright"
 LEAST, MOST, LOOKS = timedelta(seconds=5), timedelta(minutes=5), 60
 """A stage is judged about so many times while its age doubles; at most every 5 seconds, at least every 5 minutes."""
 
+BUSY_SHARE = 0.05
+"""Of millions of rows a judge takes a while: it is busy for at most this share of the time, so that upkeep has the rest."""
+
 
 def progress(home: Home, loop: Loop, at: datetime) -> Verdict | None:
     """Judge the stage of the loop's release at moment `at`, and act on it; None where no plan is under way, or it was judged just now."""
@@ -32,8 +35,10 @@ def progress(home: Home, loop: Loop, at: datetime) -> Verdict | None:
     if state is None or state.under_way is None:
         return None
     last = newest_verdict(home, state)
-    if last is not None and last.answer == "hold" and at - last.at < min(max((at - state.since) / LOOKS, LEAST), MOST):
-        return None
+    if last is not None and last.answer == "hold":
+        pause = max(min(max((at - state.since) / LOOKS, LEAST), MOST), timedelta(seconds=last.seconds / BUSY_SHARE))
+        if at - last.at < pause:
+            return None
     verdict = judge(home, loop, [entry.record for entry in history(home, loop.name)], at)
     home.ledger.put(verdict, loop=loop.name, key=state.champion.package)
     failpoints.hit("release.judged")

@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, Literal, NamedTuple
 
+import msgspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -81,6 +82,12 @@ class _Phase(NamedTuple):
     states: Sequence[ReleaseState]
     ends: Sequence[datetime]
 
+    @property
+    def arms(self) -> list[str]:
+        """The arms that are compared."""
+        found = {rules_of(s.plan[s.stage]).old_arm([a.name for a in s.arms]) for s in self.states}
+        return sorted(found | {rules_of(s.plan[s.stage]).new_arm for s in self.states})
+
     def side(self, at: Array, arm: Array) -> Array:
         """1 for a row of the new package's arm, 0 for one of the arm that it is compared with, -1 for any other [N]."""
         found = np.full(len(at), -1)
@@ -97,7 +104,8 @@ class _Phase(NamedTuple):
 
 def judge(home: Home, loop: Loop, states: Sequence[ReleaseState], at: datetime) -> Verdict:
     """The verdict at moment `at` on the current stage of a plan; `states` are those of the loop, oldest first, the last one under way."""
-    return _Judge(home, loop, states, at).verdict()
+    begun = home.clock.monotonic()
+    return msgspec.structs.replace(_Judge(home, loop, states, at).verdict(), seconds=home.clock.monotonic() - begun)
 
 
 class _Judge:
@@ -192,6 +200,7 @@ class _Judge:
             start=phase.states[0].since,
             end=self.at,
             columns=[*_TECHNICAL, *([self.unit] if self.unit else [])],
+            arms=phase.arms,
         )
         at, arm = table["_at"].to_numpy().astype("datetime64[us]"), table["_arm"].to_numpy().astype(str)
         side = phase.side(at, arm)
@@ -272,7 +281,8 @@ class _Judge:
             return [], (0, 0)
         if self.at < first + wait:
             return [self._unknown(guard, stops_only) for guard, stops_only in guards], (0, 0)
-        joined = with_truth(self.home, self.loop.name, self.loop.outcome, start=first, end=phase.ends[-1], known_at=self.at)
+        end, arms = phase.ends[-1], phase.arms
+        joined = with_truth(self.home, self.loop.name, self.loop.outcome, start=first, end=end, known_at=self.at, arms=arms)
         side = phase.side(joined["_at"].to_numpy().astype("datetime64[us]"), joined["_arm"].to_numpy().astype(str))
         joined, side = joined.filter(pa.array(side >= 0)), side[side >= 0]
         if not joined.num_rows:

@@ -64,5 +64,7 @@ class Verdict(Record, frozen=True, kw_only=True):
     provisional: bool = False
     missing: list[str] = []
     findings: list[GuardFinding] = []
+    seconds: float = 0.0
+    """How long the judge took."""
     shown_by: list[str] = []
     """Ids of predictions that show why it goes back, at most twenty."""

@@ -23,14 +23,23 @@ EARLY = timedelta(days=1)
 """Outcomes known longer than this before the stretch of time asked for are not read."""
 
 
-def with_truth(home: Home, loop: str, outcome: Outcome, *, start: datetime, end: datetime, known_at: datetime) -> pa.Table:
-    """The predictions of [start, end) with `_mature`, and `_truth` (the label), `_known_at` and `_stated` of `join`, as known at `known_at`.
+def with_truth(
+    home: Home,
+    loop: str,
+    outcome: Outcome,
+    *,
+    start: datetime,
+    end: datetime,
+    known_at: datetime,
+    arms: Sequence[str] | None = None,
+) -> pa.Table:
+    """The predictions of [start, end) (of some `arms`) with `_mature`, and `_truth` (the label), `_known_at` and `_stated` of `join`, as known at `known_at`.
 
     A prediction is mature when the wait for its outcome is over. Before, it has no truth: among those whose outcome is known already
     the labels that are known soonest are too many. One row per prediction, the columns of
     `stores.prediction_log.read.predictions`, and those of `decided`.
     """
-    asked = decided(home, predictions(home, loop, start=start, end=end))
+    asked = decided(home, predictions(home, loop, start=start, end=end, arms=arms))
 
     def others() -> pa.Table:
         columns = ["_at", "_unit", "_package", "_of_file", *event_times(home, asked)]

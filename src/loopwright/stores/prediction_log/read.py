@@ -32,15 +32,20 @@ def predictions(
     start: datetime | None = None,
     end: datetime | None = None,
     columns: Sequence[str] | None = None,
+    arms: Sequence[str] | None = None,
     uncommitted: bool = True,
 ) -> pa.Table:
-    """The predictions of a loop with `start` <= `_at` < `end`, one row per `_id`, in no particular order.
+    """The predictions of a loop with `start` <= `_at` < `end` (of some `arms`), one row per `_id`, in no particular order.
 
     `_id, _at, _package, _arm, _probability, _score, _label, _flags, _latency_us, _unit, _context_age_s`, then request and
     context columns; `columns` picks some (unknown ones are left out). Timestamps are UTC with microseconds. Empty, with the
     fixed columns, when nothing was ever predicted.
     """
-    table = stored(home, KIND, loop, columns, where=_between(start, end), uncommitted=uncommitted)
+    where = _between(start, end)
+    if arms is not None:
+        of_arms = pc.field("_arm").isin(list(arms))
+        where = of_arms if where is None else where & of_arms
+    table = stored(home, KIND, loop, columns, where=where, uncommitted=uncommitted)
     return table if columns is None else table.select([name for name in columns if name in table.column_names])
 
 
