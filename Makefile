@@ -42,6 +42,7 @@ bench: $(VENV)/.dev ## measure the request path, features, data, explanations an
 	env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m benchmarks.explanations
 	env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m benchmarks.alternatives
 	env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m benchmarks.bounds $(ARGS)
+	env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m benchmarks.releases $(ARGS)
 	env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m benchmarks.commands
 
 bench-serving: $(VENV)/.dev ## measure serving beside MLflow, BentoML, MLServer, LitServe, Ray Serve, FastAPI: 20 minutes (ARGS=--quick, ARGS='--cache FOLDER')

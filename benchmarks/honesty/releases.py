@@ -4,7 +4,9 @@ import numpy as np
 from benchmarks.honesty.claims import Claim, Verdict
 
 from loopwright.base.arrays import Array
-from loopwright.deploy.judge import answer_of, rows_needed
+from loopwright.deploy.experiment import goal_state, rows_needed
+from loopwright.deploy.judge import answer_of
+from loopwright.deploy.strategies import Goal
 from loopwright.records.package import Output
 from loopwright.tasks import metrics
 from loopwright.tasks.metrics import Answered
@@ -97,7 +99,26 @@ def _worse(name: str, rate: float, of_unit: int = 1, trials: int = 200) -> Claim
     )
 
 
+def _experiment(name: str, new_noise: float, what: str, least: float, nominal: float) -> Claim:
+    """An experiment with a goal in AP, looked at 25 times until it has ended; the effect is that of `new_noise`, or none."""
+    rng = np.random.default_rng(1)
+    large = [np.mean([metrics.compute(AP, *arm(rng, 200_000, 0.3, noise)[:2]) for _ in range(3)]) for noise in (1.0, 0.7)]
+    goal, alpha = Goal(AP, float(large[1] - large[0])), PHASE / (1 + SHARES)
+
+    def trial(rng: np.random.Generator) -> Verdict:
+        new, old = arm(rng, 30_000, 0.3, new_noise), arm(rng, 30_000, 0.3, 1.0)
+        for n in np.unique(np.geomspace(200, 30_000, 25).astype(int)):
+            found = goal_state(goal, difference(AP, new, old, int(n), alpha), int(n), None, alpha, PLANNED)
+            if found.reached or found.ended:
+                return Verdict(True, found.reached == (new_noise < 1.0))
+        return Verdict(False, True)
+
+    return Claim(f"experiment, {name}", what, trial, 300, nominal=nominal, least=least, definite=0.95)
+
+
 CLAIMS = [
+    _experiment("equal package", 1.0, "is not called better", 0.95, 0.95),
+    _experiment("effect of the smallest size", 0.7, "is called better", 0.78, 0.8),
     _equal("30 % positive", 0.3, 6000),
     _equal("2 % positive", 0.02, 20_000, trials=200),
     _equal("units of 20 rows", 0.3, 6000, of_unit=20),

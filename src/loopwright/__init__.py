@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from loopwright.develop.onnx.estimators.network import TorchClassifier, TorchRegressor
     from loopwright.loop import load_loop
     from loopwright.records.declarations import (
+        AB,
         Aggregate,
         Budget,
         Canary,
@@ -49,7 +50,7 @@ if TYPE_CHECKING:
     from loopwright.stores.home import Home
 
 __all__ = [
-    "Aggregate", "Budget", "Canary", "Candidate", "Client", "Column", "Context", "Fleet", "Full", "GroupSplit", "Guard", "Heuristic", "Home",
+    "AB", "Aggregate", "Budget", "Canary", "Candidate", "Client", "Column", "Context", "Fleet", "Full", "GroupSplit", "Guard", "Heuristic", "Home",
     "Loop", "LoopwrightError", "Monitor", "Objective", "Outcome", "Release", "Retrain", "Sampling", "Scope", "Slice",
     "StratifiedSplit", "Table", "TimeSplit", "TorchClassifier", "TorchRegressor", "Value", "load_loop",
 ]  # fmt: skip

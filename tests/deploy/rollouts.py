@@ -18,7 +18,7 @@ from loopwright.deploy.serving.engine import Kind
 from loopwright.deploy.serving.package_cache import PackageCache
 from loopwright.deploy.serving.predictor import Predictor
 from loopwright.deploy.strategies import Strategy
-from loopwright.records.declarations import Canary, Full, Loop
+from loopwright.records.declarations import AB, Canary, Full, Loop
 from loopwright.records.prediction import OutcomeRow, Prediction
 from loopwright.records.releases import ReleaseState
 from loopwright.records.verdicts import Verdict
@@ -27,7 +27,7 @@ from loopwright.stores.prediction_log.commit import commit
 from loopwright.stores.prediction_log.segment import log_folder
 from loopwright.stores.prediction_log.writer import LogWriter
 
-PLAN: list[Canary | Full] = [
+PLAN: list[Canary | AB | Full] = [
     Canary(share=0.1, time="1h", rows=200),
     Canary(share=0.5, time="1h", rows=200),
     Full(watch="2h", hold_back=0.05),
@@ -41,9 +41,10 @@ class Rollout:
         self.clock = SimulatedClock(NOW)
         self.home = opened(folder, self.clock)
         outcome = msgspec.structs.replace(declared().outcome, wait=changes.pop("wait", "30m"))
+        old = changes.pop("old", {})
         self.loop: Loop = msgspec.structs.replace(declared(), outcome=outcome, **changes)
         self.home.ledger.put(self.loop.record("loop.py"), loop=LOOP, key=LOOP)
-        self.old = package(self.home.packages).digest
+        self.old = package(self.home.packages, **old).digest
         self.new = package(self.home.packages, **new).digest
         releases.release(self.home, LOOP, self.old, why="first")
         self.clock.advance(timedelta(minutes=1))

@@ -13,6 +13,7 @@ from sklearn.linear_model import LogisticRegression
 from loopwright.base.errors import DeclarationInvalid
 from loopwright.records import declarations
 from loopwright.records.declarations import (
+    AB,
     Aggregate,
     Budget,
     Canary,
@@ -76,6 +77,7 @@ WELL: list[Declaration] = [
     Guard("recall", tolerance=0.1, slices=["s"]),
     Release(guards=[Guard("recall")], plan=[Canary(share=0.1), Full()]),
     Canary(share=0.1),
+    AB(metric="recall", minimum_effect=0.1),
     Full(),
     Monitor(),
     Retrain(every="1d", drift=2, decay=0.1, window="1d"),
@@ -115,6 +117,7 @@ TRAINS_NOTHING = {
     "Monitor": "every false_alarms_per_year psi jensen_shannon minimum_rows",
     "Objective": "owner",
     "Release": "strategy plan alpha",
+    "AB": "metric minimum_effect share time",
     "Canary": "share time rows",
     "Full": "watch hold_back",
     "Retrain": "every drift decay decay_metric cooldown window",
@@ -181,7 +184,7 @@ def test_change_of_a_field_trains_again_or_not_as_listed() -> None:
         name, whole, other = f"{type(each).__name__}.{field.name}", each, altered(each, field.name, "another")
         if isinstance(each, Monitor | Retrain):  # they count as what a loop holds
             whole, other = (altered(loop, type(each).__name__.lower(), part) for part in (each, other))
-        if isinstance(each, Canary | Full):
+        if isinstance(each, Canary | AB | Full):
             whole, other = (altered(Release(), "plan", [part]) for part in (each, other))
         assert declaration_digest(whole) != declaration_digest(other), name
         same = declaration_digest(model_inputs(whole)) == declaration_digest(model_inputs(other))

@@ -43,7 +43,8 @@ def progress(home: Home, loop: Loop, at: datetime) -> Verdict | None:
     home.ledger.put(verdict, loop=loop.name, key=state.champion.package)
     failpoints.hit("release.judged")
     if verdict.answer == "back":
-        _block(home, verdict)
+        if any(finding.verdict == "worse" for finding in verdict.findings):
+            _block(home, verdict)
         failpoints.hit("release.blocked")
         rollback(home, loop.name, why=verdict.why, by=BY, expected=state.generation, request=f"{state.request}-back")
     elif verdict.answer == "on":

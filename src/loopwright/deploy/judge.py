@@ -26,6 +26,7 @@ import pyarrow.compute as pc
 
 from loopwright.base.arrays import Array
 from loopwright.base.text import count, duration_text, number
+from loopwright.deploy.experiment import GoalState, goal_state, rows_needed
 from loopwright.deploy.gate import slice_values
 from loopwright.deploy.guards import declared_guards
 from loopwright.deploy.strategies import new_package, rules_of
@@ -59,8 +60,6 @@ MAX_SHOWN = 20
 _FALL_BACK = ("degraded", "query_of_death")
 _TECHNICAL = ["_id", "_at", "_arm", "_flags", "_latency_us", "_unit", "_package"]
 _HALF = 0.5
-_POWER_Z = 0.84  # one-sided, 80 %
-_MAX_FACTOR = 2.0**20
 
 Answer = Literal["worse", "within", "cannot tell"]
 
@@ -122,6 +121,8 @@ class _Judge:
         self.alpha = 2 * loop.release.alpha / len(kinds)  # of a two-sided sequence one side sends back
         self.planned = 4.0 * max([rules_of(stage).rows(stage) for stage in self.state.plan] + [250])
         self.unit = loop.unit or ""
+        self.goal = self.rules.goal(self.stage)
+        self.goal_difference: ArmDifference | None = None
         self.ids: list[str] = []
         self.uneven = ""
 
@@ -135,20 +136,24 @@ class _Judge:
             findings += [f for f in self._quality(earlier)[0] if f.verdict == "worse"]
         worse = [f for f in findings if f.verdict == "worse"]
         missing = self._missing(rows, findings)
+        goal = self._goal(min(outcomes))
+        if goal is not None and not goal.reached and (missing or not goal.ended):
+            missing.append(goal.text)
         unknown = [f for f in findings if f.layer == "quality" and f.verdict == "cannot tell" and not f.stops_only]
         awaited = bool(unknown) and waits > self.rules.lasts(self.stage)
         if not self.rules.must_show:
-            due = max([*(s.since for p in self.phases[:-1] for s in p.states), self.begun]) + waits
+            due = self.phases[-1].states[0].since + waits
             if len(self.phases) > 1 and self.at < due:
                 missing.append(f"outcomes of the stages before, complete on {due:%Y-%m-%d %H:%M} UTC")
-        answer: Literal["on", "back", "hold"] = "back" if worse else "hold" if missing else "on"
+        ended = goal is not None and goal.ended
+        answer: Literal["on", "back", "hold"] = "back" if worse else "hold" if missing else "back" if ended else "on"
         return Verdict(
             loop=self.loop.name,
             generation=self.state.generation,
             stage=self.state.stage,
             at=self.at,
             answer=answer,
-            why=self._why(answer, worse, missing, findings, awaited),
+            why=self._why(answer, worse, missing, findings, awaited, goal.text if goal is not None else ""),
             package=new_package(self.state),
             former=self.former.package,
             rows=rows[1],
@@ -168,8 +173,11 @@ class _Judge:
         missing: Sequence[str],
         findings: Sequence[GuardFinding],
         awaited: bool,
+        goal: str,
     ) -> str:
         said = self.rules.words(self.stage)
+        if goal and answer != "hold" and not worse:
+            return f"{said}: {goal}"
         if answer == "back":
             return f"{said}: {'; '.join(map(finding_text, worse[:3]))}{_most_on(worse[0], findings)}"
         if answer == "hold":
@@ -190,6 +198,13 @@ class _Judge:
             unsure = [f for f in findings if f.verdict == "cannot tell" and not f.stops_only]
             found += [_needs(f) for f in unsure if not (f.layer == "quality" and early)]
         return found
+
+    def _goal(self, rows: int) -> GoalState | None:
+        """The state of the stage's goal, with so many rows with an outcome in each arm; None where it has none."""
+        if self.goal is None:
+            return None
+        promised = self.home.packages.read(self.former.package).evaluation.metrics.get(self.goal.metric)
+        return goal_state(self.goal, self.goal_difference, rows, promised, self.alpha / self._guards, self.planned)
 
     def _technical(self) -> tuple[tuple[int, int], list[GuardFinding]]:
         """Rows of the control arm and of the new one in the current stage, and the findings of the quick layers in the current phase."""
@@ -266,6 +281,8 @@ class _Judge:
         money = "value_per_prediction"
         if self.loop.scope.value.is_set and money not in [guard.metric for guard, _ in guards]:
             guards.append((Guard(money), True))
+        if self.goal is not None and self.goal.metric not in [guard.metric for guard, _ in guards]:
+            guards.append((Guard(self.goal.metric, tolerance=0.0), True))
         return guards
 
     @property
@@ -323,6 +340,8 @@ class _Judge:
             sides.append((statistic, Units(unit_codes(labelled.units[mine], groups), rows[-1])))
         (old, old_units), (new, new_units) = sides
         difference = sequence.arm_difference(new, new_units, old, old_units, alpha=wanted.alpha, planned=self.planned)
+        if self.goal is not None and wanted.metric == self.goal.metric and wanted.part == ("", ""):
+            self.goal_difference = difference
         if wanted.tolerance is None:
             wanted = wanted._replace(tolerance=DEFAULT_TOLERANCE * abs(old.value))
         finding = self._finding(wanted, difference, (rows[0], rows[1]))
@@ -422,21 +441,6 @@ def _needs(finding: GuardFinding) -> str:
     outcome = " with an outcome" if finding.layer == "quality" else ""
     least = min(finding.rows, finding.control_rows)
     return f"{finding.name}: about {finding.rows_needed:,} rows{outcome} in each arm would tell ({least:,} now)"
-
-
-def rows_needed(difference: ArmDifference, tolerance: float, rows: int, alpha: float, planned: float) -> int | None:
-    """How many rows in each arm would show that an equal package is within the tolerance, in 80 % of cases; None where that cannot be foreseen."""
-    if not rows or not math.isfinite(difference.error) or not difference.error or tolerance <= 0:
-        return None
-    factor = 1.0
-    while factor < _MAX_FACTOR:
-        half = (
-            (sequence.mixture_deviations(2 * rows * factor, planned, alpha) + _POWER_Z) * difference.error / math.sqrt(factor)
-        )
-        if half <= tolerance:
-            break
-        factor *= 1.2
-    return max(math.ceil(rows * factor), sequence.MIN_UNITS)
 
 
 def _most_wrong(labelled: Known, rows: Array) -> Array:

@@ -19,12 +19,19 @@ from loopwright.deploy.strategies import (
     stage_arms,
     strategy_of,
 )
-from loopwright.records.declarations import Canary, Full, Release
+from loopwright.records.declarations import AB, Canary, Full, Release
 from loopwright.records.declarations.stages import PlanStage
 from loopwright.records.releases import CHAMPION, Arm, ReleaseState
 
 OLD, NEW = Arm(package="a" * 64), Arm(package="b" * 64)
-SAMPLES: list[Any] = [Canary(share=0.05), Canary(share=0.3), Canary(share=0.5), Full(), Full(hold_back=0.0)]
+SAMPLES: list[Any] = [
+    Canary(share=0.05),
+    Canary(share=0.3),
+    Canary(share=0.5),
+    AB(metric="recall", minimum_effect=0.1),
+    Full(),
+    Full(hold_back=0.0),
+]
 
 
 def arm_of(arms: list[Arm], unit: str) -> Arm:

@@ -8,9 +8,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from loopwright.base.errors import UsageError
+from loopwright.deploy.strategies.ab import EXPERIMENT
 from loopwright.deploy.strategies.canary import CANARY, STEPS
 from loopwright.deploy.strategies.direct import DIRECT
 from loopwright.deploy.strategies.full import FULL
+from loopwright.deploy.strategies.strategy import Goal as Goal
 from loopwright.deploy.strategies.strategy import StageRules as StageRules
 from loopwright.deploy.strategies.strategy import Strategy as Strategy
 from loopwright.records.declarations import Loop
@@ -19,7 +21,7 @@ from loopwright.records.releases import CHAMPION, Arm, ReleaseState
 
 STRATEGIES: dict[str, Strategy] = {strategy.name: strategy for strategy in (DIRECT, STEPS)}
 
-STAGES: dict[type[PlanStage], StageRules] = {rules.declaration: rules for rules in (CANARY, FULL)}
+STAGES: dict[type[PlanStage], StageRules] = {rules.declaration: rules for rules in (CANARY, EXPERIMENT, FULL)}
 
 AT_ONCE = DIRECT
 """The strategy of every rollback, and of a release without one."""

@@ -20,12 +20,20 @@ class Strategy(NamedTuple):
     unit: str = ""
 
 
+class Goal(NamedTuple):
+    """The metric in which the new package must be surely better, and the smallest effect that is worth seeing."""
+
+    metric: str
+    minimum_effect: float
+
+
 class StageRules(NamedTuple):
     """What a kind of stage (`declaration`) does.
 
     `arms(stage, new, old)` divides the units between the two packages, each an arm that has all of them before. The judge compares the
     rows of arm `new_arm` with those of `old_arm(arms)`, for as long as `lasts`, and over at least so many rows in each.
     `must_show`: the stage ends only when every guard is surely within its tolerance; else when its time is over and nothing is worse.
+    With a `goal` it ends when that is surely reached, or enough rows show that it is not.
     """
 
     declaration: type[PlanStage]
@@ -36,3 +44,4 @@ class StageRules(NamedTuple):
     rows: Callable[[Any], int]
     must_show: bool
     words: Callable[[Any], str]
+    goal: Callable[[Any], Goal | None] = lambda _: None

@@ -33,6 +33,7 @@ from loopwright.records.declarations.scope import Heuristic as Heuristic
 from loopwright.records.declarations.scope import Objective as Objective
 from loopwright.records.declarations.scope import Scope as Scope
 from loopwright.records.declarations.scope import Value as Value
+from loopwright.records.declarations.stages import AB as AB
 from loopwright.records.declarations.stages import Canary as Canary
 from loopwright.records.declarations.stages import Full as Full
 from loopwright.records.declarations.task import SHAPES as SHAPES

@@ -27,6 +27,29 @@ class Canary(PlanStage, frozen=True, kw_only=True):
     rows: int = 500
 
 
+class AB(PlanStage, frozen=True, kw_only=True):
+    """An experiment: the new package must be surely better in one metric, planned for a smallest effect, or the old one stays.
+
+    It ends early when the new package is surely better (after `time`) or surely worse; without an effect when so many rows with an outcome
+    are in that the smallest effect would have been seen in 80 % of experiments. Guards stop it, but are not what it is decided by. A package
+    without an effect is not marked bad.
+
+    Attributes:
+        metric: The one metric that decides: of rows, or `value_per_prediction`.
+        minimum_effect: The smallest difference worth seeing, in units of the metric.
+        share: Share of the units that the new package answers, above 0 and at most 0.5.
+        time: How long it lasts at least: whole weeks, where weekdays differ.
+
+    Example:
+        AB(metric="value_per_prediction", minimum_effect=0.5, time="14d")
+    """
+
+    metric: str
+    minimum_effect: float
+    share: float = 0.5
+    time: str = "7d"
+
+
 class Full(PlanStage, frozen=True, kw_only=True):
     """The new package answers all units but a hold-back, still watched; the way back to the old package is armed.
 
