@@ -6,7 +6,7 @@ from benchmarks.honesty.claims import Claim, Verdict
 from loopwright.base.arrays import Array
 from loopwright.deploy.experiment import goal_state, rows_needed
 from loopwright.deploy.judge import answer_of
-from loopwright.deploy.strategies import Goal
+from loopwright.deploy.strategies import ExperimentGoal
 from loopwright.records.package import Output
 from loopwright.tasks import metrics
 from loopwright.tasks.metrics import Answered
@@ -103,7 +103,7 @@ def _experiment(name: str, new_noise: float, what: str, least: float, nominal: f
     """An experiment with a goal in AP, looked at 25 times until it has ended; the effect is that of `new_noise`, or none."""
     rng = np.random.default_rng(1)
     large = [np.mean([metrics.compute(AP, *arm(rng, 200_000, 0.3, noise)[:2]) for _ in range(3)]) for noise in (1.0, 0.7)]
-    goal, alpha = Goal(AP, float(large[1] - large[0])), PHASE / (1 + SHARES)
+    goal, alpha = ExperimentGoal(AP, float(large[1] - large[0])), PHASE / (1 + SHARES)
 
     def trial(rng: np.random.Generator) -> Verdict:
         new, old = arm(rng, 30_000, 0.3, new_noise), arm(rng, 30_000, 0.3, 1.0)

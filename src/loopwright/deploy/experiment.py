@@ -4,7 +4,7 @@ import math
 from typing import NamedTuple
 
 from loopwright.base.text import number
-from loopwright.deploy.strategies import Goal
+from loopwright.deploy.strategies import ExperimentGoal
 from loopwright.records.evaluation import Estimate, standard_error
 from loopwright.tasks import metrics
 from loopwright.tasks.metrics import sequence
@@ -39,7 +39,7 @@ def rows_needed(difference: ArmDifference, tolerance: float, rows: int, alpha: f
 
 
 def goal_state(
-    goal: Goal, difference: ArmDifference | None, rows: int, promised: Estimate | None, alpha: float, planned: float
+    goal: ExperimentGoal, difference: ArmDifference | None, rows: int, promised: Estimate | None, alpha: float, planned: float
 ) -> GoalState:
     """The state of a goal. `difference` is on at least `rows` rows with an outcome in each arm, None without any.
 

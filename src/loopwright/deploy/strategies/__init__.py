@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from loopwright.base.errors import UsageError
-from loopwright.deploy.strategies.ab import EXPERIMENT
+from loopwright.deploy.strategies.ab_test import EXPERIMENT
 from loopwright.deploy.strategies.canary import CANARY, STEPS
 from loopwright.deploy.strategies.direct import DIRECT
 from loopwright.deploy.strategies.full import FULL
-from loopwright.deploy.strategies.strategy import Goal as Goal
+from loopwright.deploy.strategies.strategy import ExperimentGoal as ExperimentGoal
 from loopwright.deploy.strategies.strategy import StageRules as StageRules
 from loopwright.deploy.strategies.strategy import Strategy as Strategy
 from loopwright.records.declarations import Loop

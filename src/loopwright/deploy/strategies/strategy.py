@@ -20,7 +20,7 @@ class Strategy(NamedTuple):
     unit: str = ""
 
 
-class Goal(NamedTuple):
+class ExperimentGoal(NamedTuple):
     """The metric in which the new package must be surely better, and the smallest effect that is worth seeing."""
 
     metric: str
@@ -44,4 +44,4 @@ class StageRules(NamedTuple):
     rows: Callable[[Any], int]
     must_show: bool
     words: Callable[[Any], str]
-    goal: Callable[[Any], Goal | None] = lambda _: None
+    goal: Callable[[Any], ExperimentGoal | None] = lambda _: None

@@ -3,7 +3,7 @@
 import msgspec
 
 from loopwright.base.text import number, share
-from loopwright.deploy.strategies.strategy import Goal, StageRules
+from loopwright.deploy.strategies.strategy import ExperimentGoal, StageRules
 from loopwright.records.declarations import AB, duration
 from loopwright.records.releases import CHAMPION, Arm
 
@@ -25,5 +25,5 @@ EXPERIMENT = StageRules(
     rows=lambda _: 0,
     must_show=False,
     words=lambda stage: f"A/B {share(stage.share)}, {stage.metric} by {number(stage.minimum_effect)} or more",
-    goal=lambda stage: Goal(stage.metric, stage.minimum_effect),
+    goal=lambda stage: ExperimentGoal(stage.metric, stage.minimum_effect),
 )
