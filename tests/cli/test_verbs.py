@@ -219,7 +219,7 @@ NONSENSE: dict[tuple[str, str], tuple[list[str], list[str]]] = {
     **{("ingest", option): (READ, named) for option, named in READING.items()},
     **{("predict", option): ([LOOP, "rows.csv", "--out", "a.csv"], named) for option, named in READING.items()},
     **{("outcomes", option): ([LOOP, "rows.csv"], named) for option, named in READING.items()},
-    **{place: (words, ["is not a time", "30 days ago"]) for place, words in MOMENTS.items()},
+    **{place: (words, ["not a time", "30 days ago"]) for place, words in MOMENTS.items()},
 }
 """Each option and argument of each verb: the other words of the command, and what is said of nonsense in its place."""
 

@@ -7,11 +7,12 @@ from typing import Any
 
 import msgspec
 import numpy as np
+import pytest
 from tests.deploy.loops import LOOP, NOW, Weather, declared, flight, opened, package
 
 from loopwright.base.clock import SimulatedClock, microseconds
 from loopwright.base.ids import new_ids
-from loopwright.deploy import releases
+from loopwright.deploy import plans, releases
 from loopwright.deploy.controller import progress
 from loopwright.deploy.serving.arms import Arms
 from loopwright.deploy.serving.engine import Kind
@@ -49,7 +50,11 @@ class Rollout:
         releases.release(self.home, LOOP, self.old, why="first")
         self.clock.advance(timedelta(minutes=1))
         self.plan = Strategy("plan", "", plan)
-        releases.release(self.home, LOOP, self.new, strategy=self.plan, why="is it better?")
+        with (
+            pytest.MonkeyPatch.context() as patch
+        ):  # else an equal package would be sent back in some runs of the tests, by chance
+            patch.setattr(plans, "new_id", lambda _at: f"{seed:032x}")
+            releases.release(self.home, LOOP, self.new, strategy=self.plan, why="is it better?")
         self.rng = np.random.default_rng(seed)
         self.number, self.answers = 0, list[tuple[int, Prediction]]()
         self.due: list[tuple[int, OutcomeRow]] = []

@@ -115,9 +115,7 @@ def test_rollbacks_that_lead_nowhere(home: Home) -> None:
     with pytest.raises(NotFound, match="only one package"):
         releases.rollback(home, LOOP, why="x")
     for never_served in (unused.digest[:8], "whenever"):
-        with pytest.raises(
-            PackageNotFound, match=f"no package that served and no moment '{never_served}' - .*loopwright history"
-        ):
+        with pytest.raises(PackageNotFound, match=f"no package that served '{never_served}' - .*loopwright history"):
             releases.rollback(home, LOOP, to=never_served, why="x")
     with pytest.raises(NotFound, match="the first one was at"):
         releases.rollback(home, LOOP, to="2020-01-01", why="x")

@@ -129,7 +129,7 @@ def test_code_that_fails_is_named() -> None:
 
     with pytest.raises(DeclarationInvalid, match="RuntimeError: no licence"):
         make(Candidate("broken", broken), None, 0)
-    with pytest.raises(DeclarationInvalid, match="give the loop file"):
+    with pytest.raises(DeclarationInvalid, match="name the path of the loop file"):
         make(Candidate("text", "lambda: LogisticRegression()"), None, 0)
 
 

@@ -313,6 +313,9 @@ def test_a_column_that_a_package_in_service_looks_up_is_not_retired_under_it(hom
 def test_a_request_column_is_retired_while_callers_go_on_sending_it(home: Home) -> None:
     retired = {**orders.columns, "weight": Column("float", nullable=True, retired=True)}
     loop = declared(name="retiring", requests=msgspec.structs.replace(orders, columns=retired))
+    with pytest.raises(DeclarationInvalid, match="loop complaints: declares this table differently"):
+        turn(home, loop)
+    put_contract(home, loop.requests)  # as `loopwright contract orders --loop FILE` does
     turn(home, loop)
     engine = ServingEngine(Registry(home.path, home.packages, home.online, home.clock))
     engine.registry.refresh()

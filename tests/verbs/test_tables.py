@@ -77,7 +77,7 @@ def test_what_a_person_sees(typed: Any) -> None:
 )
 def test_a_query_needs_its_database_and_no_files(typed: Any, arguments: tuple[str, ...]) -> None:
     error = typed("ingest", "orders", "--loop", "loop.py", *arguments, code=2)["error"]
-    assert "--query together with --from-url" in error["message"]
+    assert "set both --query and --from-url" in error["message"]
 
 
 def test_file_without_a_header_in_another_encoding_goes_from_init_to_its_profile(typed: Any, tmp_path: Path) -> None:

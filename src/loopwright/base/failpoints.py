@@ -49,6 +49,8 @@ POINTS: tuple[tuple[str, str], ...] = (
     ("turn.segment.kept", "model of one segment stored, the next one not begun"),
     ("turn.step.ran", "step of a turn done, not recorded as done"),
     ("release.planning", "a rollback is asked for, the ledger has not been read"),
+    ("release.judged", "the verdict on a stage is recorded, nothing was done about it"),
+    ("release.blocked", "the package that was judged worse is marked bad, it still serves its share"),
     ("release.intent", "everything checked, nothing recorded"),
     ("release.recorded", "state and audit row in the ledger, the servers' copy is the old one"),
     ("release.copied", "the servers' copy is written, workers have not been told otherwise"),

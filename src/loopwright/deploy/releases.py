@@ -378,8 +378,8 @@ def _named(home: Home, states: list[ReleaseState], packages: Sequence[str], to: 
         raise PackageNotFound(
             to,
             [package[:12] for package in matches or served_before],
-            what="package that served and no moment",
-            next_step=f"`loopwright history LOOP` lists who served when, {other}; a moment is written {WRITTEN}",
+            what="package that served",
+            next_step=f"`loopwright history LOOP` lists who served when, {other}; and it is not a time: write {WRITTEN}",
         )
     moment = moment_option(to, now, "--to", ahead="nothing has served then")
     state = _serving_at(states, moment)

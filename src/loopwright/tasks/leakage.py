@@ -138,17 +138,18 @@ def alone(name: str, columns: list[str], part: Values, look: ScanData, *, identi
     there = part.array[~part.missing]
     distinct = len(np.unique(there.astype(str) if part.is_text else there))
     unique = len(there) >= 100 and distinct >= _UNIQUE * len(there)
-    if unique and (part.is_text or identifies):
+    is_name = unique and (part.is_text or identifies)
+    if is_name:
         why = f"{distinct:,} different values in {len(there):,} rows: a name of the row, from which nothing is learnt for the next"
         share = distinct / len(there)
         yield Suspect(feature=name, columns=columns, kind="names", why=why, measure=share, low=share)
     yield from _tells(name, columns, part, look)
     if distinct >= MIN_ORDERED and not part.missing.any() and np.ptp(look.decided) > 0:  # else all were decided when ingested
         order = abs(float(stats.spearmanr(_in_order(part), look.decided).statistic))
-        if order > IN_ORDER:
+        drifts = "".join(_drifts(look)[:1]) if order > IN_ORDER else ""
+        if order > IN_ORDER and (drifts or not is_name):  # a name is told once, unless its order tells the label too
             how = "row by row: every" if unique else "so that nearly every"
-            why = f"grows with time, {how} future row is outside the range that was trained on; take the hour or the weekday"
-            why += "".join(_drifts(look)[:1])
+            why = f"grows with time, {how} future row is outside the range that was trained on; take the hour or the weekday{drifts}"
             yield Suspect(feature=name, columns=columns, kind="order", why=why, measure=order, low=order)
 
 
