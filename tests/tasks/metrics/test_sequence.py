@@ -20,6 +20,7 @@ from loopwright.tasks.metrics.sequence import (
     share_end,
     share_of,
 )
+from loopwright.tasks.statistic import mean
 
 ALPHA = 0.05
 
@@ -115,3 +116,15 @@ def test_ends_of_a_share_hold_it_and_lie_where_the_mixture_is_as_much_likelier()
                 assert mixture - hits * math.log(end) - (of - hits) * math.log1p(-end) == pytest.approx(
                     math.log(1 / 0.05), abs=1e-6
                 )
+
+
+def test_small_arm_that_is_right_by_chance_does_not_look_sure_of_it() -> None:
+    """A hold-back of 120 rows beside 2,400: its own rows alone say an error of nearly 0."""
+    rng = np.random.default_rng(1)
+    large, small = rng.normal(size=2400), np.linspace(-0.01, 0.01, 120)
+    found = arm_difference(mean(large), Units(None, 2400), mean(small), Units(None, 120), alpha=ALPHA, planned=4000)
+    assert found.error == pytest.approx(large.std() * math.sqrt(2400 / 2520 * (1 / 2400 + 1 / 120)), rel=0.05)
+    even = arm_difference(
+        mean(large), Units(None, 2400), mean(rng.normal(size=2400)), Units(None, 2400), alpha=ALPHA, planned=4000
+    )
+    assert even.error == pytest.approx(math.sqrt(2 / 2400), rel=0.05), "with arms of one size nothing changes"

@@ -5,7 +5,7 @@ release may be judged every minute and stopped at the first certain look.
 
 Means, shares and metrics with influences: the asymptotic confidence sequence of Waudby-Smith, Arbour, Sinha, Kennedy & Ramdas (2024,
 "Time-uniform central limit theory and asymptotic confidence sequences", Annals of Statistics 52), which is the normal mixture of
-Robbins (1970): so many standard errors as `mixture_deviations` says. Standard errors are over units. It needs enough units and
+Robbins (1970): so many standard errors as `mixture_deviations` says. Standard errors are over units, and at least that of both arms pooled. It needs enough units and
 events that the sum is normal (MIN_UNITS, MIN_EVENTS in each arm); before that there is none.
 
 Shares of rare events: the exact sequence of a Bernoulli mean by a mixture of binomials under a Beta(1/2, 1/2) prior (Robbins 1970;
@@ -66,11 +66,14 @@ def arm_difference(
     errors = [
         spread(units.sums(one.influence), units.sums(one.leverage)).error for one, units in ((new, new_units), (old, old_units))
     ]
-    error = math.hypot(*errors)
-    enough = min(new_units.count, old_units.count) >= MIN_UNITS and min(new.events, old.events) >= MIN_EVENTS
+    counts = new_units.count, old_units.count
+    # A small arm beside a large one, such as a hold-back, hardly knows its own error: one that is right by chance looks sure of it.
+    pooled = sum(each**2 * count**2 for each, count in zip(errors, counts, strict=True)) / max(sum(counts), 1)
+    error = max(math.hypot(*errors), math.sqrt(pooled * sum(1 / max(count, 1) for count in counts)))
+    enough = min(counts) >= MIN_UNITS and min(new.events, old.events) >= MIN_EVENTS
     if not enough or not math.isfinite(new.value - old.value) or not error:
         return ArmDifference(new.value, old.value, -math.inf, math.inf, error)
-    half = mixture_deviations(new_units.count + old_units.count, planned, alpha) * error
+    half = mixture_deviations(sum(counts), planned, alpha) * error
     value = new.value - old.value
     return ArmDifference(new.value, old.value, value - half, value + half, error)
 
