@@ -56,7 +56,8 @@ def home(tmp_path: Path) -> Iterator[Home]:
 
 def test_every_point_of_a_release_is_here() -> None:
     listed = {name for name, _ in failpoints.POINTS if name.startswith(("release.", "bad."))}
-    assert listed == set(POINTS)
+    of_plans = {"release.judged", "release.blocked"}  # tests/deploy/test_controller.py dies there
+    assert listed == set(POINTS) | of_plans
 
 
 def die(home: Home, point: str, digest: str) -> None:
