@@ -22,10 +22,12 @@ from loopwright.base import failpoints
 from loopwright.base.clock import RealClock, SimulatedClock
 from loopwright.base.errors import ExamplesRefused, GateFailed, NotFound, TurnRunning, UsageError
 from loopwright.base.ids import scoped_name
-from loopwright.deploy import blocklist
+from loopwright.deploy import blocklist, releases
 from loopwright.deploy.gate import GateResult
 from loopwright.deploy.releases import history, rollback, serving
+from loopwright.deploy.strategies import Strategy
 from loopwright.loop import load_loop
+from loopwright.records.declarations import Canary
 from loopwright.records.evaluation import Leaderboard
 from loopwright.records.examples import Examples
 from loopwright.records.releases import BadPackage
@@ -529,6 +531,22 @@ def test_plain_turn_does_not_resume_one_as_of_an_earlier_moment(home: Home, loop
     latest = home.ledger.latest(Turn, loop=loop.name)
     assert latest is not None
     assert (latest.record.as_of, latest.record.backdated) == (START, False)
+
+
+def test_turn_releases_nothing_beside_a_plan_that_is_under_way(home: Home, loop: Loop) -> None:
+    turn(home, loop, file=str(FILE))
+    model = serving(home, loop.name)
+    assert model is not None
+    release(home, loop.name, "heuristic", why="for now")
+    plan = Strategy("plan", "", [Canary(share=0.5)])
+    before = releases.release(home, loop.name, model.champion.package, strategy=plan, why="is it better?").record
+    home.clock.advance(WEEK)  # type: ignore[attr-defined]  # a simulated clock
+    steps = {s.stage: s for s in turn(home, loop, cause="drift", why="wind drifted", refit=True)}
+    assert steps["deploy"].output["released"] is False
+    assert "another release is under way (canary 50% of " in steps["deploy"].summary
+    now = serving(home, loop.name)
+    assert now is not None
+    assert now == before
 
 
 def test_release_heuristic_serves_the_rule_and_no_turn_replaces_it(home: Home, loop: Loop) -> None:

@@ -120,10 +120,9 @@ def judge_release(home: Home, loop: Loop, at: datetime) -> Verdict | None:
     if back is not None:  # also where the process that went back died before it raised the alert
         key = f"{blocklist.SENT_BACK_ALERT}:{back.package[:12]}:{back.generation}"
         if home.ledger.latest(Alert, loop=loop.name, key=key) is None:
-            worse = any(finding.verdict == "worse" for finding in back.findings)
-            title = f"Package {back.package[:12]} {'was sent back' if worse else 'was not shown to be better'}"
+            title = f"Package {back.package[:12]} {'was sent back' if back.worse else 'was not shown to be better'}"
             detail = f"{back.why}. `loopwright history {loop.name}` shows what was compared"
-            raise_alert(home, loop.name, key, severity="critical" if worse else "warning", title=title, detail=detail)
+            raise_alert(home, loop.name, key, severity="critical" if back.worse else "warning", title=title, detail=detail)
     return verdict
 
 

@@ -60,6 +60,7 @@ class Rollout:
         self.due: list[tuple[int, OutcomeRow]] = []
         self.verdicts: list[Verdict] = []
         self.loses: Callable[[Prediction], bool] = lambda _: False
+        self.alters: Callable[[Prediction], Prediction] = lambda answer: answer
         self.cache = PackageCache(lambda key: Predictor(open_probed(self.home.packages, key), Weather(), self.clock))
 
     @property
@@ -80,7 +81,7 @@ class Rollout:
         self.number += rows
         ids = [new_ids(NOW + timedelta(microseconds=at - microseconds(NOW)), 1)[0] for at in moments]
         answers = Arms(state, self.cache, self.cache.load).answer(asked, ids=ids, at_us=moments)
-        answers = [answer for answer in answers if not self.loses(answer)]
+        answers = [self.alters(answer) for answer in answers if not self.loses(answer)]
         self.answers += [(state.generation, answer) for answer in answers]
         wait = microseconds(NOW + timedelta(minutes=20)) - microseconds(NOW)
         truth = delays + self.rng.normal(0, 12, rows)

@@ -3,21 +3,26 @@
 from datetime import timedelta
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import pytest
-from tests.deploy.loops import LOOP, model_graph, package
+from tests.deploy.loops import LOOP, declared, model_graph, package
 from tests.deploy.rollouts import PLAN, Rollout
 
 from loopwright.base import failpoints
-from loopwright.base.errors import PackageRefused, ReleaseConflict
+from loopwright.base.errors import DeclarationInvalid, PackageRefused, ReleaseConflict, UsageError
 from loopwright.deploy import releases
 from loopwright.deploy.blocklist import bad_packages
 from loopwright.deploy.controller import advance
-from loopwright.records.declarations import AB, Canary, Full, Guard, Release
+from loopwright.records.declarations import AB, Canary, Fleet, Full, Guard, Release
+from loopwright.records.package import Segment
 from loopwright.records.releases import Arm
 from loopwright.records.verdicts import Verdict
 from loopwright.records.windows import Alert
 from loopwright.tend import upkeep
+from loopwright.verbs.history import history
+from loopwright.verbs.release import release
 
 GUARDED = Release(guards=[Guard("average_precision", tolerance=0.05, slices=["origin_slice"])], plan=PLAN)
 EQUAL = {"weight": 0.0501}
@@ -200,6 +205,58 @@ def test_no_traffic_is_no_pass(tmp_path: Path) -> None:
         assert verdict is not None
         assert (verdict.answer, verdict.rows) == ("hold", 0)
         assert "0 of 200 rows in each arm" in verdict.why
+
+
+@pytest.mark.parametrize(("metric", "change"), [
+    ("slow_share", {"latency_us": 80_000.0}), ("flagged_share", {"flags": ["new_category:origin"]}), ("degraded_share", {"flags": ["degraded"]}),
+])  # fmt: skip
+def test_each_quick_guard_sends_back_what_only_the_canary_does(tmp_path: Path, metric: str, change: dict[str, Any]) -> None:
+    rollout = Rollout(tmp_path, EQUAL, release=GUARDED, wait="30d")
+    with rollout.home:
+        rollout.alters = lambda answer: msgspec.structs.replace(answer, **change) if answer.arm == "canary" else answer
+        last = rollout.until_ended(2500, most=6)
+        assert (last.answer, [f.metric for f in last.worse]) == ("back", [metric])
+        assert len(last.shown_by) == 20
+
+
+def test_second_plan_is_refused_while_one_is_under_way_and_direct_ends_it(tmp_path: Path) -> None:
+    rollout = Rollout(tmp_path, EQUAL, release=GUARDED)
+    with rollout.home as home:
+        another = package(home.packages, weight=0.07).digest
+        with pytest.raises(UsageError, match=r"another release is under way.*rollback"):
+            release(home, LOOP, another)
+        rollout.serve(2500)
+        assert history(home, LOOP).verdict is not None
+        releases.release(home, LOOP, another, why="at once")
+        assert rollout.state.arms == [Arm(package=another)]
+        assert history(home, LOOP).verdict is not None, "it is the plan that ended just now"
+        releases.rollback(home, LOOP, why="back")
+        assert history(home, LOOP).verdict is None, "something else was released since"
+
+
+def test_plan_of_a_fleet_is_refused_where_it_is_declared(tmp_path: Path) -> None:
+    with pytest.raises(DeclarationInvalid, match="released at once"):
+        msgspec.structs.replace(declared(), release=GUARDED, fleet=Fleet(by="origin")).__post_init__()
+    rollout = Rollout(tmp_path, EQUAL, release=GUARDED)
+    with rollout.home as home:
+        own = package(home.packages, weight=0.08, segment=Segment(column="tail", value="N1")).digest
+        releases.rollback(home, LOOP, why="no")
+        with pytest.raises(PackageRefused, match="--strategy direct"):
+            releases.release(
+                home, LOOP, rollout.new, strategy=rollout.plan, fleet="tail", segments={"N1": own}, why="both", force=True
+            )
+
+
+def test_judge_of_a_large_log_leaves_most_of_the_time_to_upkeep(tmp_path: Path) -> None:
+    rollout = Rollout(tmp_path, EQUAL, release=GUARDED)
+    with rollout.home as home:
+        verdict = rollout.serve(300)
+        assert verdict is not None
+        home.ledger.put(msgspec.structs.replace(verdict, seconds=60.0), loop=LOOP, key=rollout.old)
+        rollout.clock.advance(timedelta(minutes=19))
+        assert rollout.judge() is None
+        rollout.clock.advance(timedelta(minutes=2))
+        assert rollout.judge() is not None
 
 
 def test_arms_of_uneven_size_are_never_a_pass(tmp_path: Path) -> None:

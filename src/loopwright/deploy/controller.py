@@ -22,7 +22,7 @@ from loopwright.stores.home import Home
 
 BY = "loopwright"
 
-LEAST, MOST, LOOKS = timedelta(seconds=5), timedelta(minutes=5), 60
+MIN_PAUSE, MAX_PAUSE, LOOKS = timedelta(seconds=5), timedelta(minutes=5), 60
 """A stage is judged about so many times while its age doubles; at most every 5 seconds, at least every 5 minutes."""
 
 BUSY_SHARE = 0.05
@@ -36,14 +36,14 @@ def progress(home: Home, loop: Loop, at: datetime) -> Verdict | None:
         return None
     last = newest_verdict(home, state)
     if last is not None and last.answer == "hold":
-        pause = max(min(max((at - state.since) / LOOKS, LEAST), MOST), timedelta(seconds=last.seconds / BUSY_SHARE))
+        pause = max(min(max((at - state.since) / LOOKS, MIN_PAUSE), MAX_PAUSE), timedelta(seconds=last.seconds / BUSY_SHARE))
         if at - last.at < pause:
             return None
     verdict = judge(home, loop, [entry.record for entry in history(home, loop.name)], at)
     home.ledger.put(verdict, loop=loop.name, key=state.champion.package)
     failpoints.hit("release.judged")
     if verdict.answer == "back":
-        if any(finding.verdict == "worse" for finding in verdict.findings):
+        if verdict.worse:
             _block(home, verdict)
         failpoints.hit("release.blocked")
         rollback(home, loop.name, why=verdict.why, by=BY, expected=state.generation, request=f"{state.request}-back")

@@ -32,7 +32,7 @@ from loopwright.deploy.guards import declared_guards
 from loopwright.deploy.strategies import new_package, rules_of
 from loopwright.records.declarations import Guard, Loop, duration
 from loopwright.records.releases import ReleaseState
-from loopwright.records.verdicts import GuardFinding, Layer, Verdict
+from loopwright.records.verdicts import GuardFinding, GuardVerdict, Layer, Verdict
 from loopwright.stores.home import Home
 from loopwright.stores.outcomes.labelled import Known, known, with_truth
 from loopwright.stores.packages.probe import Probed, open_probed
@@ -60,8 +60,6 @@ MAX_SHOWN = 20
 _FALL_BACK = ("degraded", "query_of_death")
 _TECHNICAL = ["_id", "_at", "_arm", "_flags", "_latency_us", "_unit", "_package"]
 _HALF = 0.5
-
-Answer = Literal["worse", "within", "cannot tell"]
 
 
 class _Compared(NamedTuple):
@@ -137,7 +135,7 @@ class _Judge:
         worse = [f for f in findings if f.verdict == "worse"]
         missing = self._missing(rows, findings)
         goal = self._goal(min(outcomes))
-        if goal is not None and not goal.reached and (missing or not goal.ended):
+        if goal is not None and not (goal.reached or goal.ended):
             missing.append(goal.text)
         unknown = [f for f in findings if f.layer == "quality" and f.verdict == "cannot tell" and not f.stops_only]
         awaited = bool(unknown) and waits > self.rules.lasts(self.stage)
@@ -379,7 +377,7 @@ class _Judge:
         return self._finding(_Compared("quality", guard.metric, guard.tolerance, self.alpha, stops_only), nothing, (0, 0))
 
 
-def answer_of(difference: ArmDifference, tolerance: float, *, higher: bool) -> Answer:
+def answer_of(difference: ArmDifference, tolerance: float, *, higher: bool) -> GuardVerdict:
     """What a confidence sequence says about a metric of which more is better (`higher`), or less."""
     low, high = (difference.low, difference.high) if higher else (-difference.high, -difference.low)
     return "within" if low > -tolerance else "worse" if high < 0 else "cannot tell"

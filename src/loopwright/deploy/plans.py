@@ -9,7 +9,7 @@ from loopwright.base.errors import PackageRefused
 from loopwright.base.ids import new_id
 from loopwright.deploy.serving.segment_router import check_contract
 from loopwright.deploy.strategies import AT_ONCE, Strategy, first_arms
-from loopwright.records.declarations import AB, Canary, Full
+from loopwright.records.declarations.stages import AnyStage
 from loopwright.records.releases import CHAMPION, Arm, ReleaseState
 from loopwright.stores.home import Home
 from loopwright.stores.packages.store import Package
@@ -22,7 +22,7 @@ class ReleaseTarget(msgspec.Struct, frozen=True, kw_only=True):
     strategy: str = AT_ONCE.name
     salt: str = ""
     unit: str = ""
-    plan: list[Canary | AB | Full] = []
+    plan: list[AnyStage] = []
     stage: int = 0
     begun: datetime | None = None
     former: Arm | None = None

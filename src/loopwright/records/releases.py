@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 
 import msgspec
 
-from loopwright.records.declarations.stages import AB, Canary, Full
+from loopwright.records.declarations.stages import AnyStage
 from loopwright.records.entries import Record
 
 HEURISTIC = "heuristic"
@@ -71,7 +71,7 @@ class ReleaseState(Record, frozen=True, kw_only=True):
     """The hash key of `arm_for`: new in every release, unchanged while only shares of its arms change."""
     unit: str = ""
     """The request column whose value is the unit; the key where it is empty."""
-    plan: list[Canary | AB | Full] = []
+    plan: list[AnyStage] = []
     """The stages of the release; empty where it was made at once."""
     stage: int = 0
     """The place of the current stage in `plan`; its length once the release is complete."""
@@ -103,7 +103,7 @@ class ReleaseState(Record, frozen=True, kw_only=True):
         return self.arms[-1]  # shares add up to one but for the last bit
 
     @property
-    def under_way(self) -> Canary | AB | Full | None:
+    def under_way(self) -> AnyStage | None:
         """The current stage of the plan; None where there is none, or the release is complete."""
         return self.plan[self.stage] if self.stage < len(self.plan) else None
 

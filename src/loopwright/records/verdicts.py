@@ -11,6 +11,9 @@ Layer = Literal["system", "behaviour", "quality"]
 """What a finding is about, quickest first: whether it answers, what it answers, whether it is right."""
 
 
+GuardVerdict = Literal["worse", "within", "cannot tell"]
+
+
 class GuardFinding(msgspec.Struct, frozen=True, kw_only=True):
     """One guard of a stage: a metric of the new package's arm and of the control arm, on the rows that both answered at the same time.
 
@@ -22,7 +25,7 @@ class GuardFinding(msgspec.Struct, frozen=True, kw_only=True):
     metric: str
     higher_is_better: bool
     tolerance: float
-    verdict: Literal["worse", "within", "cannot tell"]
+    verdict: GuardVerdict
     rows: int
     control_rows: int
     slice: str = ""
@@ -68,3 +71,8 @@ class Verdict(Record, frozen=True, kw_only=True):
     """How long the judge took."""
     shown_by: list[str] = []
     """Ids of predictions that show why it goes back, at most twenty."""
+
+    @property
+    def worse(self) -> list[GuardFinding]:
+        """The guards in which the new package is surely worse; an experiment without an effect goes back without any."""
+        return [finding for finding in self.findings if finding.verdict == "worse"]

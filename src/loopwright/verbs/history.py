@@ -1,5 +1,6 @@
 """The verb `history`."""
 
+from collections.abc import Sequence
 from contextlib import suppress
 
 import msgspec
@@ -43,11 +44,19 @@ def history(home: Home, loop: str, *, segment: str | None = None) -> History:
     for digest in dict.fromkeys(arm.package for release in releases for arm in release.arms):
         with suppress(NotFound, PackageRefused):
             candidates[digest] = home.packages.manifest(digest).candidate
-    newest = home.ledger.latest(Verdict, loop=loop) if segment is None else None
-    verdict = newest.record if newest is not None else None
+    verdict = verdict_of(home, releases) if segment is None else None
     return History(loop=loop, releases=releases, segment=segment, candidates=candidates, verdict=verdict)
 
 
 def releases_of(home: Home, loop: str) -> list[ReleaseState]:
     """All releases of a loop, oldest first."""
     return [e.record for e in home.ledger.find(ReleaseState, loop=loop, newest=False)]
+
+
+def verdict_of(home: Home, releases: Sequence[ReleaseState]) -> Verdict | None:
+    """The newest verdict on a stage of the newest release, or the one that ended it; None once something else was released.
+
+    `releases` are those of one loop, oldest first.
+    """
+    entry = home.ledger.latest(Verdict, loop=releases[-1].loop) if releases else None
+    return entry.record if entry is not None and entry.record.generation >= releases[-1].generation - 1 else None

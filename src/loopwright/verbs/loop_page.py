@@ -12,6 +12,7 @@ from loopwright.records.verdicts import Verdict
 from loopwright.records.windows import Alert, Quality, ValueWindow, Window
 from loopwright.stores.home import Home
 from loopwright.verbs.drift import revisions
+from loopwright.verbs.history import verdict_of
 from loopwright.verbs.known_loop import known_loop
 from loopwright.verbs.leaderboard import leaderboard
 from loopwright.verbs.loop_status import LoopStatus, loop_status
@@ -44,9 +45,8 @@ def loop_page(home: Home, loop: str) -> LoopPage:
     declared = Attempts(loop).run("declaration", lambda: known_loop(home, loop), None)
     alerts = [e.record for e in ledger.newest(Alert, loops=[loop], per="key", limit=MAX_ALERTS)]
     releases = ledger.find(ReleaseState, loop=loop, limit=MAX_RELEASES)
-    verdict = ledger.latest(Verdict, loop=loop)
     return LoopPage(
-        verdict=verdict.record if verdict is not None else None,
+        verdict=verdict_of(home, [e.record for e in reversed(releases)]),
         status=status,
         objectives=[msgspec.to_builtins(o) for o in declared.scope.objectives] if declared is not None else [],
         leaderboard=leaderboard(home, loop) if declared is not None and ledger.latest(Leaderboard, loop=loop) else None,

@@ -119,6 +119,18 @@ def test_rows_whose_key_the_server_makes_are_assigned_by_the_unit_that_is_logged
     served.engine.close()
 
 
+def test_declared_unit_has_one_arm_whatever_its_keys_and_without_it_the_key_decides(home: Home) -> None:
+    old, new = package(home.packages).digest, package(home.packages, weight=0.06).digest
+    releases.release(home, LOOP, old, why="first")
+    releases.release(home, LOOP, new, strategy=HALF._replace(unit="tail"), why="second")
+    served, state = Served(home), now(home)
+    for tail in (f"N{i}" for i in range(20)):
+        assert {a.arm for a in served.ask(*range(8), tail=tail)} == {state.arm_for(tail).name}
+    without = served.ask(*range(COUNT), tail=None)
+    assert [a.arm for a in without] == [state.arm_for(a.unit).name for a in without]
+    served.engine.close()
+
+
 def test_going_back_ends_the_division_first_and_then_goes_to_the_package_before(home: Home, pair: tuple[str, str]) -> None:
     old, new = pair
     releases.release(home, LOOP, new, why="all of it")

@@ -3,7 +3,7 @@
 from typing import Literal
 
 from loopwright.records.declarations.declaration import Declaration
-from loopwright.records.declarations.stages import AB, Canary, Full
+from loopwright.records.declarations.stages import AnyStage, Canary, Full
 
 
 class Guard(Declaration, frozen=True):
@@ -47,7 +47,7 @@ class Release(Declaration, frozen=True, kw_only=True):
     """
 
     strategy: Literal["direct", "canary"] = "direct"
-    plan: list[Canary | AB | Full] = []
+    plan: list[AnyStage] = []
     alpha: float = 0.05
     guards: list[Guard] = []
     cannot_tell: Literal["release", "hold"] = "release"

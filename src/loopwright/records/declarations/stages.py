@@ -63,3 +63,7 @@ class Full(PlanStage, frozen=True, kw_only=True):
 
     watch: str = "24h"
     hold_back: float = 0.02
+
+
+AnyStage = Canary | AB | Full
+"""Every kind of stage that a plan may have."""
