@@ -15,7 +15,7 @@ from loopwright.base.errors import DeclarationInvalid, PackageRefused, ReleaseCo
 from loopwright.deploy import releases
 from loopwright.deploy.blocklist import bad_packages
 from loopwright.deploy.controller import advance
-from loopwright.records.declarations import AB, Canary, Fleet, Full, Guard, Release
+from loopwright.records.declarations import AB, Canary, Fleet, Full, Guard, Objective, Release
 from loopwright.records.package import Segment
 from loopwright.records.releases import Arm
 from loopwright.records.verdicts import Verdict
@@ -217,6 +217,17 @@ def test_each_quick_guard_sends_back_what_only_the_canary_does(tmp_path: Path, m
         last = rollout.until_ended(2500, most=6)
         assert (last.answer, [f.metric for f in last.worse]) == ("back", [metric])
         assert len(last.shown_by) == 20
+
+
+def test_median_objective_makes_no_row_slow(tmp_path: Path) -> None:
+    median = Objective("mostly at once", owner="product", metric="latency_p50_ms", at_most=2)
+    scope = msgspec.structs.replace(declared().scope, objectives=[*declared().scope.objectives, median])
+    rollout = Rollout(tmp_path, EQUAL, release=GUARDED, scope=scope)
+    with rollout.home:
+        rollout.alters = lambda answer: msgspec.structs.replace(answer, latency_us=4000.0) if answer.arm == "canary" else answer
+        verdict = rollout.serve(2500)
+        assert verdict is not None
+        assert verdict.worse == []
 
 
 def test_second_plan_is_refused_while_one_is_under_way_and_direct_ends_it(tmp_path: Path) -> None:

@@ -264,7 +264,7 @@ class _Judge:
 
     def _slow_us(self) -> float:
         wanted = [o.at_most for o in self.loop.scope.objectives if o.metric.startswith("latency_p") and o.at_most is not None]
-        return 1000 * (min(wanted) if wanted else self.loop.release.deadline_ms * SLOW_SHARE)
+        return 1000 * (max(wanted) if wanted else self.loop.release.deadline_ms * SLOW_SHARE)
 
     @property
     def _scale(self) -> float:
