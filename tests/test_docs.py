@@ -226,6 +226,8 @@ OF_THE_DEMO = {
 
 NOT_TYPED = (
     "serve",
+    "loopwright approve",
+    "loopwright reject",
     "demo",
     "init",
     "replay",

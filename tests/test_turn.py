@@ -24,9 +24,11 @@ from loopwright.base.errors import ExamplesRefused, GateFailed, NotFound, TurnRu
 from loopwright.base.ids import scoped_name
 from loopwright.deploy import blocklist, releases
 from loopwright.deploy.gate import GateResult
+from loopwright.deploy.pending import begin_pending
 from loopwright.deploy.releases import history, rollback, serving
 from loopwright.deploy.strategies import Strategy
 from loopwright.loop import load_loop
+from loopwright.monitor.alerts import close_alert, raise_alert
 from loopwright.records.declarations import Canary
 from loopwright.records.evaluation import Leaderboard
 from loopwright.records.examples import Examples
@@ -547,6 +549,14 @@ def test_turn_releases_nothing_beside_a_plan_that_is_under_way(home: Home, loop:
     now = serving(home, loop.name)
     assert now is not None
     assert now == before
+    pending = begin_pending(home, loop)
+    assert pending is not None
+    assert (pending.state, [b.name for b in pending.waits_for]) == ("waiting", ["under way"])
+    releases.rollback(home, loop.name, why="not good")
+    begun = begin_pending(home, loop)
+    assert begun is not None
+    assert begun.state == "released"
+    assert "wind drifted" in releases.history(home, loop.name)[-1].record.why
 
 
 def test_release_heuristic_serves_the_rule_and_no_turn_replaces_it(home: Home, loop: Loop) -> None:
@@ -555,8 +565,10 @@ def test_release_heuristic_serves_the_rule_and_no_turn_replaces_it(home: Home, l
     assert model is not None
     with pytest.raises(UsageError, match="--why"):
         release(home, loop.name, "heuristic")
+    raise_alert(home, loop.name, "damaged-log", severity="critical", title="Damaged", detail="x", holds_releases=True)
     state = release(home, loop.name, "heuristic", why="it loses money", request_id="once")
     assert (state.generation, state.by, state.why) == (model.generation + 1, home.by, "it loses money")
+    close_alert(home, loop.name, "damaged-log", detail="mended")
     assert home.packages.manifest(state.champion.package).phase == 1
     assert not state.champion.heuristic, "the rule is a package of its own: its answers are not degraded"
     gate = home.ledger.latest(GateResult, loop=loop.name, key=state.champion.package)

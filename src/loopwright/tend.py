@@ -19,6 +19,7 @@ from loopwright.base.errors import Damaged, LedgerUnavailable, PackageNotFound, 
 from loopwright.base.holder import decode_holder
 from loopwright.base.jumps import jump
 from loopwright.business.value import account
+from loopwright.cases import attend_pending
 from loopwright.data.examples.asof import Joined, joined
 from loopwright.data.examples.context import feed
 from loopwright.deploy import blocklist
@@ -113,8 +114,9 @@ def upkeep(home: Home, loop: Loop, *, until: datetime, attempts: Attempts | None
 
 
 def judge_release(home: Home, loop: Loop, at: datetime) -> Verdict | None:
-    """Judge the stage of a release that is under way, and act on it; a package that is sent back raises an alert."""
+    """Judge the stage of a release that is under way, and act on it; a package that is sent back raises an alert. Begin one that waits, once it may."""
     verdict = progress(home, loop, at)
+    attend_pending(home, loop)
     entry = home.ledger.latest(Verdict, loop=loop.name)
     back = entry.record if entry is not None and entry.record.answer == "back" else None
     if back is not None:  # also where the process that went back died before it raised the alert
@@ -217,7 +219,7 @@ def _close_stale(home: Home, loop: str) -> None:
             turn = home.ledger.latest(Turn, loop=loop)
             done = turn is not None and turn.record.state == "done" and turn.at >= decided[key]
             why = "a turn was completed since" if done else ""
-        elif kind in (blocklist.ALERT, blocklist.SENT_BACK_ALERT):
+        elif kind in (blocklist.ALERT, blocklist.SENT_BACK_ALERT, blocklist.FORCED_ALERT, blocklist.NOT_BEGUN_ALERT):
             since = now is not None and now.action == "release" and now.since >= decided[key]
             why = f"package {now.champion.package[:12]} was released since" if now is not None and since else ""
         elif now is None or not any(digest.startswith(package) for digest in now.packages):
@@ -252,7 +254,7 @@ def _tell_damage(home: Home, loop: str, problems: list[Problem]) -> None:
         )
         title = "The prediction log is damaged" if aside else "The prediction log needs a look"
         if before is None or not is_open or before.record.detail != detail:
-            raise_alert(home, loop, DAMAGED, severity="critical", title=title, detail=detail)
+            raise_alert(home, loop, DAMAGED, severity="critical", title=title, detail=detail, holds_releases=True)
     elif is_open and not aside:
         close_alert(home, loop, DAMAGED, detail="nothing is in quarantine any more")
         send(home, loop)
@@ -430,7 +432,9 @@ def _tell_jump(home: Home, why: str) -> Problem:
     entry = home.ledger.latest(Alert, loop="", key=JUMPED)
     is_open = entry is not None and entry.record.state == "open"
     if why and not is_open:
-        raise_alert(home, "", JUMPED, severity="critical", title="The clock jumped; upkeep waits", detail=why)
+        raise_alert(
+            home, "", JUMPED, severity="critical", title="The clock jumped; upkeep waits", detail=why, holds_releases=True
+        )
     elif is_open and not why:
         close_alert(home, "", JUMPED, detail="the time of day has held")
         send(home, "")
@@ -471,7 +475,7 @@ def _tell_failures(home: Home, loop: str, attempts: Attempts) -> None:
             for error in attempts.errors:
                 LOG.error("upkeep of %s failed", loop or "this installation", exc_info=error)
             detail = "; ".join(f"{problem.where}: {problem.what}" for problem in attempts.failed)
-            raise_alert(home, loop, FAILING, severity="critical", title=title, detail=detail)
+            raise_alert(home, loop, FAILING, severity="critical", title=title, detail=detail, holds_releases=True)
         elif is_open and not attempts.failed:
             close_alert(home, loop, FAILING, detail="every step went through")
             send(home, loop)

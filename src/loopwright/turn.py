@@ -24,8 +24,10 @@ from loopwright.data.examples.lineage import lineage
 from loopwright.data.ingest.ingestion import put_contract
 from loopwright.deploy.blocklist import bad_packages
 from loopwright.deploy.gate import GateResult, Unreadable, gate, read_serving, sound
+from loopwright.deploy.pending import open_pending
+from loopwright.deploy.preconditions import Planned, blockers
 from loopwright.deploy.releases import release, serving
-from loopwright.deploy.strategies import new_package, rules_of, strategy_of
+from loopwright.deploy.strategies import rules_of, strategy_of
 from loopwright.develop.fleet import develop_fleet
 from loopwright.develop.lineage import used_by
 from loopwright.develop.provenance import libraries
@@ -543,23 +545,26 @@ def _withheld(
         return f"{package} was not released: {'; '.join(result.reasons)}", output
     if not state.release:
         return f"{package} {passed}; not released, as asked", output
-    if now is None or state.despite:
-        return None
-    if (stage := now.under_way) is not None:
-        words = f"{rules_of(stage).words(stage)} of {new_package(now)[:12]} since {now.since:%Y-%m-%d %H:%M} UTC"
-        reason = f"another release is under way ({words}); {command} once it has ended, or `loopwright rollback {name}` first"
+    replaced = now if not state.despite else None
+    if replaced is not None and replaced.keeps_rule:
+        reason = f"{replaced.by} put the heuristic into service ({replaced.why}); {command} replaces it"
         return f"{package} {passed} and was not released: {reason}", output | {"reasons": [reason]}
-    if now.keeps_rule:
-        reason = f"{now.by} put the heuristic into service ({now.why}); {command} replaces it"
-        return f"{package} {passed} and was not released: {reason}", output | {"reasons": [reason]}
-    if now.action == "rollback" and state.outputs["develop"].get("reused"):
-        reason = f"{now.by} rolled back to what serves ({now.why}), and nothing was trained since; {command} replaces it"
+    if replaced is not None and replaced.action == "rollback" and state.outputs["develop"].get("reused"):
+        reason = (
+            f"{replaced.by} rolled back to what serves ({replaced.why}), and nothing was trained since; {command} replaces it"
+        )
         return f"{package} was not released: {reason}", output | {"reasons": [reason]}
     turn_entry = home.ledger.latest(Turn, loop=name, key=state.turn)
-    if turn_entry is not None and turn_entry.record.backdated:
+    if replaced is not None and turn_entry is not None and turn_entry.record.backdated:
         output["next_step"] = f"{command} puts it into service"
         return f"{package} {passed}; a turn of --as-of replaces nothing that serves", output
-    return None
+    planned = Planned(home, state.loop, digest, strategy_of(state.loop), now, automatic=True)
+    if not (held := blockers(planned)):
+        return None
+    cause, why = (turn_entry.record.cause, turn_entry.record.why) if turn_entry is not None else ("manual", "")
+    open_pending(planned, state.despite or why, held, by_hand=cause in ("first", "manual"), despite=overridden)
+    output |= {"reasons": (reasons := [blocker.detail for blocker in held]), "next_step": "upkeep begins it once it may"}
+    return f"{package} {passed} and waits: {'; '.join(reasons)}", output
 
 
 def _monitor(state: Turning) -> tuple[str, dict[str, Any]]:

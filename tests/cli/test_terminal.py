@@ -13,11 +13,14 @@ from loopwright.base.markdown import plain as escaped
 from loopwright.base.markdown import table as markdown_table
 from loopwright.base.text import number
 from loopwright.cli import terminal
+from loopwright.deploy.guards import Check
 from loopwright.deploy.serving.heartbeat import Standing, WorkerState
 from loopwright.records.declarations import Column, Table
 from loopwright.records.entries import Problem
 from loopwright.records.ingestions import Ingested, Quarantined
+from loopwright.records.releases import Approval, Blocker
 from loopwright.stores.prediction_log.bulk import Predicted
+from loopwright.verbs.cases import Case, Cases
 from loopwright.verbs.checked import Checked, CheckItem
 from loopwright.verbs.contract import ContractShown, ContractVersion
 from loopwright.verbs.export import ExportedPackage, ExportedPort
@@ -39,6 +42,24 @@ NODE = Node(
     label="lightgbm",
     role="",
     children=[Node(id="t1", kind="table", label="v1", role="trained on", children=[])],
+)
+
+CASE = Case(
+    case="c",
+    loop="l",
+    package="f" * 64,
+    opened=datetime(2024, 1, 1, tzinfo=UTC),
+    expires=datetime(2024, 1, 15, tzinfo=UTC),
+    why="better at night",
+    by="ann",
+    waits_for=[Blocker(name="approval", detail="waits for 1 approval of bo")],
+    candidate="lightgbm",
+    approvals=[
+        Approval(
+            case="c", loop="l", package="f" * 64, answer="approve", name="cy", why="seen", at=datetime(2024, 1, 2, tzinfo=UTC)
+        )
+    ],
+    checks=[Check(name="probe", passed=True, detail="5 golden answers right")],
 )
 
 
@@ -277,6 +298,17 @@ ANSWERS: list[tuple[Any, list[str]]] = [
         ),
         ["orders: key id, event time at, 3 rows", "times of UTC", "2024-01-01 00:00", "x: 1 -> 2"],
     ),
+    (
+        Cases(cases=[CASE]),
+        [
+            "l: release of ffffffffffff (lightgbm), waiting until 2024-01-15 00:00, asked for by ann: better at night",
+            "✗ approval  waits for 1 approval of bo",
+            "✓ cy  approve: seen (2024-01-02 00:00)",
+            "✓ probe  5 golden answers right",
+        ],
+    ),
+    (CASE, ["l: release of ffffffffffff"]),
+    (Cases(cases=[]), ["no release waits"]),
     ([], ["nothing"]),
 ]
 

@@ -19,6 +19,9 @@ from loopwright.deploy import releases
 from loopwright.verbs import Verb
 
 ON_NOTHING: dict[str, tuple[list[str], int, str]] = {
+    "approve": (["nope", "--why", "x"], 2, "loop_not_found"),
+    "reject": (["nope", "--why", "x"], 2, "loop_not_found"),
+    "cases": (["nope"], 2, "loop_not_found"),
     "check": (["nope"], 2, "loop_not_found"),
     "contract": (["nope"], 2, "table_not_found"),
     "drift": (["nope"], 2, "loop_not_found"),
@@ -186,6 +189,11 @@ NONSENSE: dict[tuple[str, str], tuple[list[str], list[str]]] = {
     ("release", "loop"): ([], ["'nonsense'", LOOP]),
     ("release", "package"): ([LOOP], ["'nonsense'", "leaderboard"]),
     ("release", "strategy"): ([LOOP], ["'nonsense'", "direct"]),
+    ("cases", "loop"): ([], ["'nonsense'", LOOP]),
+    ("approve", "loop"): (["--why", "x"], ["'nonsense'", LOOP]),
+    ("approve", "package"): ([LOOP, "--why", "x"], ["waits", "history"]),
+    ("reject", "loop"): (["--why", "x"], ["'nonsense'", LOOP]),
+    ("reject", "package"): ([LOOP, "--why", "x"], ["waits", "history"]),
     ("rollback", "loop"): ([], ["'nonsense'", LOOP]),
     ("rollback", "segment"): ([LOOP], ["'nonsense'"]),
     ("export", "package"): ([], ["'nonsense'", "leaderboard"]),
@@ -244,8 +252,8 @@ ANYTHING = {
     ("export", "to"): "any folder that is not there is made",
     ("leaderboard", "weights"): "tests/develop/test_leaderboard.py; there is no leaderboard in this home",
     ("leaderboard", "segment"): "tests/journeys/test_fleet.py; there is no leaderboard in this home",
-    **{(verb, "why"): "a sentence; too long: below" for verb in ("run", "release", "rollback")},
-    **{(verb, "request_id"): "any name" for verb in ("release", "rollback", "predict")},
+    **{(verb, "why"): "a sentence; too long: below" for verb in ("run", "release", "rollback", "approve", "reject")},
+    **{(verb, "request_id"): "any name" for verb in ("release", "rollback", "predict", "approve", "reject")},
 }
 """Options of which no value is wrong here, and why."""
 

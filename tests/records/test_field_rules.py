@@ -75,7 +75,7 @@ WELL: list[Declaration] = [
     Fleet(by="k"),
     Candidate("c", LogisticRegression),
     Guard("recall", tolerance=0.1, slices=["s"]),
-    Release(guards=[Guard("recall")], plan=[Canary(share=0.1), Full()]),
+    Release(guards=[Guard("recall")], plan=[Canary(share=0.1), Full()], freeze=["fri 16:00/mon 08:00"]),
     Canary(share=0.1),
     AB(metric="recall", minimum_effect=0.1),
     Full(),
@@ -116,12 +116,12 @@ TRAINS_NOTHING = {
     "Loop": "monitor retrain",
     "Monitor": "every false_alarms_per_year psi jensen_shannon minimum_rows",
     "Objective": "owner",
-    "Release": "strategy plan alpha",
+    "Release": "strategy plan alpha freeze zone",
     "AB": "metric minimum_effect share time",
     "Canary": "share time rows",
     "Full": "watch hold_back",
     "Retrain": "every drift decay decay_metric cooldown window",
-    "Scope": "problem horizon",
+    "Scope": "problem horizon tier approvers approvals",
     "Table": "description ignore",
 }
 """Fields whose change trains nothing as long as the examples are the same."""

@@ -30,6 +30,7 @@ LoopwrightError
 │   ├── PackageRefused          damaged, hostile or inconsistent package
 │   ├── ExportRefused           a package that has no form for another server
 │   ├── GateFailed
+│   ├── ReleaseBlocked          passed its checks, and may not be released now
 │   ├── ReleaseConflict         another change of the release came first
 │   ├── TurnRunning             another process runs a turn of the loop
 │   ├── RequestConflict         the same request id again, with another body
@@ -330,6 +331,14 @@ class GateFailed(Refused):
         super().__init__(
             f"package {package[:12]} did not pass the gate: " + "; ".join([*reasons, *([next_step] if next_step else [])])
         )
+
+
+class ReleaseBlocked(Refused):
+    """A package passed its checks, and its release may not begin now."""
+
+    def __init__(self, package: str, reasons: Sequence[str], next_step: str) -> None:
+        self.package, self.reasons, self.next_step = package, list(reasons), next_step
+        super().__init__(f"package {package[:12]} is not released now: {'; '.join(reasons)}; {next_step}")
 
 
 class ReleaseConflict(Refused):

@@ -19,7 +19,11 @@ ALERT, DAMAGED_ALERT, QUERY_ALERT, SENT_BACK_ALERT = "bad-package", "damaged-pac
 
 The beginning of the package's digest follows, and of an input its fingerprint.
 """
-ALERTS = (ALERT, DAMAGED_ALERT, QUERY_ALERT, SENT_BACK_ALERT)
+FORCED_ALERT, NOT_BEGUN_ALERT = "forced-release", "not-begun"
+"""Prefixes of the keys of alerts about releases that a person forced, and that waited and will not begin."""
+APPROVAL_ALERT = "approval"
+"""Key of the alert that a release waits for an approval."""
+ALERTS = (ALERT, DAMAGED_ALERT, QUERY_ALERT, SENT_BACK_ALERT, FORCED_ALERT, NOT_BEGUN_ALERT)
 
 
 class BlockedPackage(msgspec.Struct, frozen=True, kw_only=True):

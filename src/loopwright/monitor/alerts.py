@@ -24,17 +24,37 @@ DETAIL = 2000
 _LEVELS = {"info": logging.INFO, "warning": logging.WARNING, "critical": logging.CRITICAL}
 
 
-def raise_alert(home: Home, loop: str, key: str, *, severity: Severity, title: str, detail: str) -> Alert:
+def raise_alert(
+    home: Home, loop: str, key: str, *, severity: Severity, title: str, detail: str, holds_releases: bool = False
+) -> Alert:
     """Raise the alert `key` of a loop and send it; while it is open, raising it again only counts a repeat."""
-    decided = decide(home, loop, key, severity=severity, title=title, detail=detail)
+    decided = decide(home, loop, key, severity=severity, title=title, detail=detail, holds_releases=holds_releases)
     send(home, loop)
     return decided
 
 
-def decide(home: Home, loop: str, key: str, *, severity: Severity, title: str, detail: str, holder: str = "") -> Alert:
+def decide(
+    home: Home,
+    loop: str,
+    key: str,
+    *,
+    severity: Severity,
+    title: str,
+    detail: str,
+    holder: str = "",
+    holds_releases: bool = False,
+) -> Alert:
     """Record the alert without sending it; `send` does. An open one of that key and severity is recorded as repeated."""
     entry = home.ledger.latest(Alert, loop=loop, key=key)
-    alert = Alert(key=key, severity=severity, title=title[:200], detail=detail[:DETAIL], state="open", holder=holder)
+    alert = Alert(
+        key=key,
+        severity=severity,
+        title=title[:200],
+        detail=detail[:DETAIL],
+        state="open",
+        holder=holder,
+        holds_releases=holds_releases,
+    )
     if entry is not None and entry.record.state == "open" and entry.record.severity == severity:
         before = entry.record
         alert = msgspec.structs.replace(alert, repeats=before.repeats + 1, sent=before.sent)

@@ -19,6 +19,8 @@ import msgspec
 
 from loopwright.base.ids import NAME
 from loopwright.base.printable import printable
+from loopwright.base.tokens import CALLER
+from loopwright.records.freeze import Frozen
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d|w)")
 _UNIT = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
@@ -204,6 +206,8 @@ RULES: dict[str, Rule] = {
     "Heuristic.name": _NAME,
     "Scope.problem": Text(5_000, lines=True),
     "Scope.horizon": _LENGTH,
+    "Scope.approvers": Form(CALLER, "a name is 1 to 64 letters, digits and . _ @ + -, as in LOOPWRIGHT_BY or of a token"),
+    "Scope.approvals": Number(1, 20),
     "Column.minimum": _FINITE,
     "Column.maximum": _FINITE,
     "Column.categories": _RAW,
@@ -265,6 +269,8 @@ RULES: dict[str, Rule] = {
     "Full.hold_back": Number(0, 0.2),
     "Release.alpha": Number(0, 0.5, above=True),
     "Release.deadline_ms": Number(1, 600_000),
+    "Release.freeze": Frozen(),
+    "Release.zone": Zone(),
     "Monitor.every": Duration("1m"),
     "Monitor.psi": _POSITIVE,
     "Monitor.false_alarms_per_year": _POSITIVE,
@@ -295,6 +301,7 @@ KEYS: dict[str, Rule] = {
 
 ITEMS: dict[str, Items] = {
     "Scope.objectives": Items(1, by="name", empty="at least one objective, or no candidate can be judged"),
+    "Scope.approvers": Items(),
     "Column.categories": Items(1, empty="name the words that may come, or leave `categories` off for any word"),
     "Column.tags": Items(),
     "Column.shape": Items(1, repeat=True, empty="write the length of each dimension, all at least 1"),
@@ -306,6 +313,7 @@ ITEMS: dict[str, Items] = {
     "Guard.slices": Items(),
     "Release.guards": Items(),
     "Release.plan": Items(),
+    "Release.freeze": Items(),
     "Loop.candidates": Items(1, by="name", empty="declare at least one, or there is nothing to compare the heuristic with"),
     "Loop.context": Items(),
     "Loop.aggregates": Items(by="name"),

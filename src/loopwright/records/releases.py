@@ -136,3 +136,49 @@ class Unchanged(Record, frozen=True, kw_only=True):
     request: str
     arguments: dict[str, str | bool] = {}
     generation: int
+
+
+class Blocker(msgspec.Struct, frozen=True, kw_only=True):
+    """Why a release may not begin: the `name` of what stands against it, and a sentence."""
+
+    name: str
+    detail: str
+
+
+class PendingRelease(Record, frozen=True, kw_only=True):
+    """A release that passed its checks and waits until it may begin; upkeep begins it then. One of a loop waits at a time.
+
+    `made_by` made the package by hand, "" for a retraining by upkeep; `strategy` is empty where it is as declared. `generation` is the
+    release that served when it was asked for: once another one serves, this one is superseded.
+    """
+
+    kind: ClassVar[str] = "pending-release"
+    case: str
+    """Its id."""
+    loop: str
+    package: str
+    opened: datetime
+    expires: datetime
+    why: str
+    by: str
+    made_by: str = ""
+    strategy: str = ""
+    generation: int = 0
+    despite: bool = False
+    state: Literal["waiting", "released", "superseded", "rejected", "expired", "refused"] = "waiting"
+    waits_for: list[Blocker] = []
+    detail: str = ""
+
+
+class Approval(Record, frozen=True, kw_only=True):
+    """What one of the scope's approvers said about a pending release: the last word of each counts."""
+
+    kind: ClassVar[str] = "approval"
+    case: str
+    loop: str
+    package: str
+    answer: Literal["approve", "reject"]
+    name: str
+    why: str
+    at: datetime
+    request: str = ""

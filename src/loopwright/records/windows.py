@@ -221,7 +221,8 @@ class Alert(Record, frozen=True, kw_only=True):
     """An alert for the operator. One open alert per key; `repeats` counts its repetitions while open.
 
     `sent` is set when every sink has accepted it: an alert decided before a crash is sent after it, at least once. `holder` is the
-    process (`base.holder`) that it depends on: void once that has ended; "" if it depends on none.
+    process (`base.holder`) that it depends on: void once that has ended; "" if it depends on none. `holds_releases`: no release begins while
+    it is open, as what it is about would keep the release from being watched.
     """
 
     kind: ClassVar[str] = "alert"
@@ -233,6 +234,7 @@ class Alert(Record, frozen=True, kw_only=True):
     repeats: int = 0
     sent: bool = False
     holder: str = ""
+    holds_releases: bool = False
 
 
 def alert_text(line: str) -> str:

@@ -20,6 +20,7 @@ from loopwright.data.examples.aggregates import value
 from loopwright.data.examples.build import build, repeated_units
 from loopwright.data.examples.time_warnings import doubts
 from loopwright.data.ingest.ingestion import contract_problems
+from loopwright.deploy.preconditions import LEAST_CRITICAL, tier_misses
 from loopwright.develop.check import check as check_graphs
 from loopwright.develop.feature_values import FeatureValues, made_up
 from loopwright.develop.features import TracedFeatures
@@ -94,6 +95,7 @@ def check(home: Home, loop: str, *, strict: bool = False, progress: Progress | N
     items += [
         _described(declared.scope),
         _watched(declared),
+        *_tier(declared),
         *_moves_with_labels(declared),
         *_valued(declared),
         *_labels(declared),
@@ -145,6 +147,15 @@ def _contracts(home: Home, path: str, loop: Loop, file: str) -> tuple[list[Check
         items.append(CheckItem(name=f"table {table.name}", ok=not problems, detail=detail))
         refused += [table.name] if problems else []
     return items, refused
+
+
+def _tier(loop: Loop) -> list[CheckItem]:
+    """What the loop's tier requires; nothing for the least critical tier."""
+    if loop.scope.tier == LEAST_CRITICAL:
+        return []
+    missing = tier_misses(loop)
+    detail = f"requires {'; '.join(missing)}: nothing is released before" if missing else "declares all that it requires"
+    return [CheckItem(name=f"tier {loop.scope.tier}", ok=not missing, detail=detail)]
 
 
 def _described(scope: Scope) -> CheckItem:

@@ -1,18 +1,20 @@
 """The verb `release`."""
 
-from typing import Any
+from collections.abc import Sequence
 
-from loopwright.base.errors import NotFound, UsageError
-from loopwright.deploy.gate import check_release, sound
+from loopwright.base.errors import NotFound, ReleaseBlocked, UsageError
+from loopwright.deploy.blocklist import FORCED_ALERT
+from loopwright.deploy.gate import check_release
+from loopwright.deploy.pending import checked_release, open_pending
+from loopwright.deploy.preconditions import APPROVAL, Planned, blockers, waiting
 from loopwright.deploy.release_commit import answered, unchanged
 from loopwright.deploy.releases import BY_HAND, arguments, serving
-from loopwright.deploy.releases import release as put_into_service
-from loopwright.deploy.strategies import AT_ONCE, Strategy, new_package, rules_of, strategy_of
+from loopwright.deploy.strategies import AT_ONCE, strategy_of
+from loopwright.monitor.alerts import raise_alert
 from loopwright.records.evaluation import Leaderboard
-from loopwright.records.releases import HEURISTIC, ReleaseState
+from loopwright.records.releases import HEURISTIC, PendingRelease, ReleaseState
 from loopwright.records.turns import Turn
 from loopwright.stores.home import Home
-from loopwright.stores.outcomes.rescore import SegmentPackages
 from loopwright.stores.packages.store import Package
 from loopwright.verbs.known_loop import known_loop
 from loopwright.verbs.switched import Switched, check_reason, switched
@@ -41,7 +43,8 @@ def release(
         package: the package, or the beginning of its digest, or `heuristic` (default: the winner of the latest turn without `--as-of`).
         strategy: release strategy (default: as declared): `direct` replaces what serves at once, `canary` by steps that are judged on live traffic.
         why: the reason in one sentence, for the audit trail.
-        force: release a package that was marked bad (all other checks run), or the heuristic despite its guards.
+        force: release a package that was marked bad, in a freeze, without an approval or while something else keeps it from beginning
+            (requires `--why`; all other checks run), or the heuristic despite its guards.
         despite_guard: release a package that misses a target, is worse than what serves, or is too good to be true; requires
             `--why`, and the release lists the failed checks. A package that does not load or answer is still refused.
         request_id: an idempotency key: a repeated request returns the same answer and changes nothing.
@@ -49,12 +52,11 @@ def release(
     check_reason(why, despite_guard=despite_guard)
     declared, rule = known_loop(home, loop), package == HEURISTIC
     strategy_wanted = AT_ONCE if rule else strategy_of(declared, strategy)
-    said = {"why": why or None, "strategy": strategy or None, "despite_guard": despite_guard or None}
-    asked = arguments("release", package=package, force=force, **said)
+    optional = {"why": why or None, "strategy": strategy or None, "despite_guard": despite_guard or None}
+    asked = arguments("release", package=package, force=force, **optional)
     if (before := answered(home, loop, request_id, asked)) is not None:
         return switched(home, before)
-    digest = _heuristic(home, loop) if rule else home.packages.resolve(package) if package else _newest_board(home, loop).winner
-    chosen = home.packages.read(digest)
+    chosen = _chosen(home, loop, package)
     exempt = rule or (force and chosen.manifest.is_rule)
     if exempt and not why.strip():
         raise UsageError("the heuristic in place of a model needs a reason: add --why REASON")
@@ -62,32 +64,61 @@ def release(
     if now is not None and _serves_already(now, chosen, rule):
         unchanged(home, now, request_id, asked)
         return switched(home, now)
-    _refuse_second(now, strategy_wanted)
-    fixed: dict[str, Any] = {
-        "strategy": strategy_wanted,
-        "why": why or BY_HAND,
-        "force": force,
-        "expected": now.generation if now is not None else 0,  # the checks take a while
-        "request": request_id,
-        "request_arguments": asked,
-    }
-    segments = None if rule else _segment_packages(home, loop, chosen.digest)
-    if segments is not None:
-        fixed |= {"fleet": segments.column, "segments": {name: package.digest for name, package in segments.packages.items()}}
-    despite = despite_guard or exempt
-    result = check_release(home, chosen, loop=loop, scope=declared.scope, segments=segments, despite_guard=despite)
-    fixed["despite"] = [check.name for check in result.failed] if despite_guard else []
-    return switched(home, put_into_service(home, loop, chosen.digest, **fixed).record)
+    planned = Planned(home, declared, chosen.digest, strategy_wanted, now, pending=_pending_of(home, loop, chosen.digest))
+    forced = [] if rule else _forced(planned, why=why, force=force, despite_guard=despite_guard)
+    entry = checked_release(
+        planned,
+        chosen,
+        despite_guard=despite_guard or exempt,
+        despite=None if exempt else forced,
+        with_segments=not rule,
+        why=why or BY_HAND,
+        force=force,
+        request=request_id,
+        request_arguments=asked,
+    )
+    _tell_forced(home, entry.record, chosen.digest[:12], forced)
+    return switched(home, entry.record)
 
 
-def _refuse_second(now: ReleaseState | None, strategy: Strategy) -> None:
-    """Raise UsageError where another release is under way, unless this one replaces everything at once."""
-    stage = now.under_way if now is not None else None
-    if now is not None and stage is not None and strategy.plan:
-        raise UsageError(
-            f"another release is under way ({rules_of(stage).words(stage)} of {new_package(now)[:12]}): wait for its end, "
-            f"`loopwright rollback {now.loop}` ends it, `--strategy {AT_ONCE.name}` replaces it"
-        )
+def _chosen(home: Home, loop: str, package: str) -> Package:
+    if not package:
+        return home.packages.read(_newest_board(home, loop).winner)
+    return home.packages.read(_heuristic(home, loop) if package == HEURISTIC else home.packages.resolve(package))
+
+
+def _pending_of(home: Home, loop: str, package: str) -> PendingRelease | None:
+    pending = waiting(home, loop)
+    return pending if pending is not None and pending.package == package else None
+
+
+def _tell_forced(home: Home, state: ReleaseState, package: str, forced: Sequence[str]) -> None:
+    """Alert that a person began a release despite what stood against it."""
+    if forced:
+        key = f"{FORCED_ALERT}:{package}:{state.generation}"
+        detail = f"{state.by} began it: {state.why}"
+        raise_alert(home, state.loop, key, severity="warning", title=f"The release of {package} was forced", detail=detail)
+
+
+def _forced(planned: Planned, *, why: str, force: bool, despite_guard: bool) -> list[str]:
+    """The names of what would keep the release from beginning, where a person forces it.
+
+    Else a release that waits for an approval is opened, and ReleaseBlocked raised. UsageError where no reason is given.
+    """
+    held = blockers(planned)
+    if not held:
+        return []
+    if force:
+        if not why.strip():
+            raise UsageError(f"--force needs --why REASON where a release may not begin: {'; '.join(b.detail for b in held)}")
+        return [blocker.name for blocker in held]
+    next_step = f"`loopwright release {planned.loop.name} {planned.package[:12]} --force --why REASON` begins it all the same"
+    if APPROVAL in [blocker.name for blocker in held]:
+        home, loop = planned.home, planned.loop
+        check_release(home, home.packages.read(planned.package), loop=loop.name, scope=loop.scope, despite_guard=despite_guard)
+        open_pending(planned, why or BY_HAND, held, by_hand=True, despite=despite_guard)
+        next_step = f"it waits, and begins once it may; {next_step}"
+    raise ReleaseBlocked(planned.package, [blocker.detail for blocker in held], next_step)
 
 
 def _serves_already(now: ReleaseState, chosen: Package, rule: bool) -> bool:
@@ -96,16 +127,6 @@ def _serves_already(now: ReleaseState, chosen: Package, rule: bool) -> bool:
     ends = now.is_divided and segment is None
     serves = now.package_of(segment.value if segment is not None else None) == chosen.digest
     return serves and not ends and not (rule and (now.segments or not now.keeps_rule))
-
-
-def _segment_packages(home: Home, loop: str, winner: str) -> SegmentPackages | None:
-    """The segment packages that were evaluated with a turn's winner; None without any."""
-    boards = [e.record for e in home.ledger.find(Leaderboard, loop=loop) if e.record.winner == winner]
-    fleet = next((b.fleet for b in boards if b.fleet is not None and b.fleet.serving), None)
-    if fleet is None:
-        return None
-    own, _ = sound(home, {name: home.packages.read(digest) for name, digest in fleet.serving.items()})
-    return SegmentPackages(fleet.by, own)
 
 
 def _heuristic(home: Home, loop: str) -> str:

@@ -81,6 +81,7 @@ def declaration_digest(value: Any) -> str:
 NO_EFFECT_ON_MODELS = frozenset(
     {"Loop.monitor", "Loop.retrain", "Scope.problem", "Scope.horizon", "Objective.owner", "Budget.usd_per_month"}
     | {"Budget.usd_per_hour", "Table.description", "Table.ignore", "Release.strategy", "Release.plan", "Release.alpha"}
+    | {"Release.freeze", "Release.zone", "Scope.tier", "Scope.approvers", "Scope.approvals"}
 )
 """Fields that affect neither training on given examples nor serving: changing them does not retrain."""
 

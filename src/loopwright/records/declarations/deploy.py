@@ -40,6 +40,8 @@ class Release(Declaration, frozen=True, kw_only=True):
             releases it unless the estimate itself is worse than the tolerance, `hold` keeps what serves.
         durability: Of the prediction log: `process` survives the death of a process, `disk` also a power cut.
         on_unloggable: Treatment of an answer that cannot be logged: `serve` answers it, flagged, `refuse` answers 503.
+        freeze: Times in which no release begins: `fri 16:00/mon 08:00` each week, `2026-12-20/2027-01-04` once (both days included).
+        zone: Time zone of `freeze`, an IANA name.
         deadline_ms: Milliseconds until a request that the model has not answered is answered by the heuristic, 1 to 600000.
 
     Example:
@@ -54,6 +56,8 @@ class Release(Declaration, frozen=True, kw_only=True):
     durability: Literal["process", "disk"] = "process"
     on_unloggable: Literal["serve", "refuse"] = "serve"
     deadline_ms: int = 1000
+    freeze: list[str] = []
+    zone: str = "UTC"
 
     def problems(self) -> list[tuple[str, str]]:
         """See Declaration."""

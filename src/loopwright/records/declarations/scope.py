@@ -1,7 +1,7 @@
 """Stage scope: the problem, the stakeholders' objectives, money and the rule to beat."""
 
 import re
-from typing import Any
+from typing import Any, Literal
 
 from loopwright.records.declarations.declaration import Declaration, code_problem
 
@@ -162,6 +162,10 @@ class Scope(Declaration, frozen=True, kw_only=True):
         value: Money for each kind of outcome; without it no money is reported.
         budget: Limits of the loop's cost.
         horizon: Period over which value is summed to judge whether the loop earns or loses.
+        tier: How critical the system is: 1 the most, 3 the least. Tiers 1 and 2 require more of the loop before anything is released;
+            `loopwright check` says what is missing.
+        approvers: Names of those who may approve a release. Where any are named, no package is released without an approval.
+        approvals: How many of them must approve.
 
     Example:
         Scope(
@@ -177,3 +181,12 @@ class Scope(Declaration, frozen=True, kw_only=True):
     value: Value = Value()
     budget: Budget = Budget()
     horizon: str = "28d"
+    tier: Literal[1, 2, 3] = 3
+    approvers: list[str] = []
+    approvals: int = 1
+
+    def problems(self) -> list[tuple[str, str]]:
+        """See Declaration."""
+        if self.approvers and self.approvals > len(self.approvers):
+            return [("approvals", f"{self.approvals} are wanted of {len(self.approvers)} approvers: name more of them")]
+        return []
