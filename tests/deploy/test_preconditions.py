@@ -174,7 +174,7 @@ def test_rejected_release_never_begins_and_another_may_be_asked_for(tmp_path: Pa
     assert reject(waits.as_person("anna"), LOOP, why="not before the audit").state == "rejected"
     waits.tend()
     assert waits.serving == waits.old
-    with pytest.raises(NotFound, match="release that waits"):
+    with pytest.raises(NotFound, match="waiting release"):
         approve(waits.as_person("bo"), LOOP, why="but I want it")
     refused(waits)
     assert [case.approvals for case in cases(waits.home).cases] == [[]], "what was said about the earlier one does not count"
@@ -199,6 +199,7 @@ def test_another_release_supersedes_the_one_that_waits(tmp_path: Path) -> None:
     third = package(waits.home.packages, weight=0.07).digest
     waits.clock.advance(timedelta(minutes=1))
     release(waits.home, LOOP, third, force=True, why="urgent")
+    assert cases(waits.home).cases == []
     waits.tend()
     assert waiting(waits.home, LOOP) is None
     with pytest.raises(NotFound):

@@ -83,7 +83,7 @@ def _decide(home: Home, loop: str, package: str, answer: Literal["approve", "rej
         raise UsageError(f"{answer} needs --why REASON: it is recorded for good")
     pending = waiting(home, loop)
     if pending is None:
-        raise NotFound("release that waits, of loop", loop, next_step=f"`loopwright history {loop}` shows what was released")
+        raise NotFound("waiting release of loop", loop, next_step=f"`loopwright history {loop}` shows what was released")
     if package and not pending.package.startswith(package):
         raise PackageNotFound(package, [pending.package[:12]], what="package that waits")
     name = _approver(home, declared, pending)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from loopwright.base.errors import NotFound, ReleaseBlocked, UsageError
 from loopwright.deploy.blocklist import FORCED_ALERT
 from loopwright.deploy.gate import check_release
-from loopwright.deploy.pending import checked_release, open_pending
+from loopwright.deploy.pending import begin_pending, checked_release, open_pending
 from loopwright.deploy.preconditions import APPROVAL, Planned, blockers, waiting
 from loopwright.deploy.release_commit import answered, unchanged
 from loopwright.deploy.releases import BY_HAND, arguments, serving
@@ -78,6 +78,7 @@ def release(
         request_arguments=asked,
     )
     _tell_forced(home, entry.record, chosen.digest[:12], forced)
+    begin_pending(home, declared)  # one that waited is superseded
     return switched(home, entry.record)
 
 
