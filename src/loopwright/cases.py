@@ -1,9 +1,12 @@
 """Releases that wait, in upkeep: begun once they may, and told to those who must approve them."""
 
+from functools import partial
+
 from loopwright.deploy import blocklist
 from loopwright.deploy.pending import begin_pending
 from loopwright.deploy.preconditions import APPROVAL
 from loopwright.monitor.alerts import close_alert, raise_alert, send
+from loopwright.parity import parity_check
 from loopwright.records.declarations import Loop
 from loopwright.records.windows import Alert
 from loopwright.stores.home import Home
@@ -11,7 +14,7 @@ from loopwright.stores.home import Home
 
 def attend_pending(home: Home, loop: Loop) -> None:
     """Begin the release that waits, if it may. Alert while it waits for an approval, and where it will not begin."""
-    pending = begin_pending(home, loop)
+    pending = begin_pending(home, loop, partial(parity_check, home, loop))
     if pending is None:
         return
     name, package = loop.name, pending.package[:12]

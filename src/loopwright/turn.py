@@ -33,6 +33,7 @@ from loopwright.develop.lineage import used_by
 from loopwright.develop.provenance import libraries
 from loopwright.develop.train import Work, develop, prepare
 from loopwright.monitor.windows import watched_columns
+from loopwright.parity import parity_check
 from loopwright.records.conditions import framed
 from loopwright.records.declarations import Candidate, Fleet, Loop, declaration_digest, duration, model_inputs
 from loopwright.records.entries import Entry
@@ -496,9 +497,9 @@ def _deploy(state: Turning) -> tuple[str, dict[str, Any]]:
         examples=read_examples(home, examples.record.digest),
         segments=SegmentPackages(fleet.by, own) if fleet is not None and own else None,
         serving_segments=segment_packages(home, now),
+        more=partial(parity_check, home, loop),
     )
-    entry = home.ledger.put(result, loop=loop.name, key=winner.digest)
-    home.ledger.link(winner.digest, entry.id, "checked")
+    entry = home.ledger.put(result, loop=loop.name, key=winner.digest, links=[(winner.digest, "checked")])
     overridden = state.release and bool(state.despite) and result.may_be_overridden
     if (withheld := _withheld(state, winner.digest, now, result, overridden=overridden)) is not None:
         return withheld
@@ -558,8 +559,7 @@ def _withheld(
     if replaced is not None and turn_entry is not None and turn_entry.record.backdated:
         output["next_step"] = f"{command} puts it into service"
         return f"{package} {passed}; a turn of --as-of replaces nothing that serves", output
-    planned = Planned(home, state.loop, digest, strategy_of(state.loop), now, automatic=True)
-    if not (held := blockers(planned)):
+    if not (held := blockers(planned := Planned(home, state.loop, digest, strategy_of(state.loop), now, automatic=True))):
         return None
     cause, why = (turn_entry.record.cause, turn_entry.record.why) if turn_entry is not None else ("manual", "")
     open_pending(planned, state.despite or why, held, by_hand=cause in ("first", "manual"), despite=overridden)

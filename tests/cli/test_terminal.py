@@ -15,6 +15,7 @@ from loopwright.base.text import number
 from loopwright.cli import terminal
 from loopwright.deploy.guards import Check
 from loopwright.deploy.serving.heartbeat import Standing, WorkerState
+from loopwright.parity import ColumnParity, Parity
 from loopwright.records.declarations import Column, Table
 from loopwright.records.entries import Problem
 from loopwright.records.ingestions import Ingested, Quarantined
@@ -309,6 +310,36 @@ ANSWERS: list[tuple[Any, list[str]]] = [
     ),
     (CASE, ["l: release of ffffffffffff"]),
     (Cases(cases=[]), ["no release waits"]),
+    (
+        Parity(
+            loop="l",
+            package="f" * 64,
+            rows=200,
+            start=datetime(2024, 1, 1, tzinfo=UTC),
+            end=datetime(2024, 1, 2, tzinfo=UTC),
+            columns=[
+                ColumnParity(
+                    column="jam",
+                    table="traffic",
+                    features=["jammed"],
+                    rows=200,
+                    differs=50,
+                    missing=20,
+                    examples=[{"id": "a1", "served": None, "joined": 2.5}],
+                )
+            ],
+            flips=0.1,
+            largest_difference=0.25,
+            not_compared={"wind": "table weather has no rows"},
+        ),
+        [
+            "l: 200 requests of 2024-01-01 00:00 to 2024-01-02 00:00, answered twice by ffffffffffff",
+            "jam      traffic    200      25%               20   jammed",
+            "None served, 2.5 joined (a1)",
+            "not compared: wind: table weather has no rows",
+            "not served as training joins it: jam; 10% of the answers change, the score by at most 0.250",
+        ],
+    ),
     ([], ["nothing"]),
 ]
 

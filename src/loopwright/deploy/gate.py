@@ -21,11 +21,14 @@ The rules, in this order; a package that fails the first is not touched by the o
 
 "Surely" keeps chance from deciding: a difference counts only when its interval excludes "no worse by the tolerance".
 
-A person may release a package despite the last four, with a reason; the release names the checks that it failed.
+    parity    logged requests are answered the same with the context that was served and with the one that training joins: no column that
+              reaches the answer differs in more than 1 % of them (`loopwright.parity`; said only where enough were logged)
+
+A person may release a package despite the last five, with a reason; the release names the checks that it failed.
 """
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from typing import Any, ClassVar, NamedTuple
@@ -67,6 +70,10 @@ EXAMPLES_SECONDS = 60.0
 OVERRUNS = Overruns()
 
 Array = np.ndarray[Any, Any]
+
+
+MoreChecks = Callable[[Probed], list[Check]]
+"""Checks of a package that passed the probe, by stages that the gate does not know."""
 
 
 class GateResult(Record, frozen=True, kw_only=True):
@@ -143,8 +150,9 @@ def gate(
     examples: pa.Table | None = None,
     segments: SegmentPackages | None = None,
     serving_segments: SegmentPackages | None = None,
+    more: MoreChecks | None = None,
 ) -> GateResult:
-    """Run every check on a package. `examples` are as `records.examples` describes them; those on the validation side of its split count.
+    """Run every check on a package, and `more` of other stages. `examples` are as `records.examples` describes them; those on the validation side of its split count.
 
     Without examples, or with fewer than 100 of them, nothing is compared with the serving package, and the result says so; nor is it
     where the serving package cannot be read.
@@ -155,7 +163,7 @@ def gate(
     except PackageRefused as refused:  # nothing of it is run here, so nothing else can be said of it
         return _result(package, serving, 0, [Check(name="probe", passed=False, detail=refused.why)])
     case = _case(home, probed, serving, scope, release or Release(), examples, segments, serving_segments)
-    checks = [_probe(measured), *(check for judge in CHECKS for check in judge(case))]
+    checks = [_probe(measured), *(check for judge in CHECKS for check in judge(case)), *(more(probed) if more else [])]
     if serving is None or is_better(checks):
         anchored = package.digest, home.clock.now()
     else:
@@ -207,6 +215,7 @@ def check_release(
     scope: Scope,
     segments: SegmentPackages | None = None,
     despite_guard: bool = False,
+    more: MoreChecks | None = None,
 ) -> GateResult:
     """The gate for a release by hand, with what the ledger knows of the loop: guards, the package's own examples.
 
@@ -231,6 +240,7 @@ def check_release(
         examples=examples,
         segments=segments,
         serving_segments=segment_packages(home, state) if segment is None else None,
+        more=more,
     )
     home.ledger.put(result, loop=loop, key=package.digest, links=[(package.digest, "checked")])
     if not result.passed and not (despite_guard and result.may_be_overridden):

@@ -11,7 +11,7 @@ import msgspec
 
 from loopwright.base.errors import GateFailed, NotFound, PackageRefused, ReleaseConflict
 from loopwright.base.ids import new_id
-from loopwright.deploy.gate import check_release, sound
+from loopwright.deploy.gate import MoreChecks, check_release, sound
 from loopwright.deploy.preconditions import Planned, approvals, blockers, waiting
 from loopwright.deploy.releases import history, release, serving
 from loopwright.deploy.strategies import strategy_of
@@ -56,7 +56,7 @@ def open_pending(planned: Planned, why: str, waits_for: list[Blocker], *, by_han
     )
 
 
-def begin_pending(home: Home, loop: Loop) -> PendingRelease | None:
+def begin_pending(home: Home, loop: Loop, more: MoreChecks | None = None) -> PendingRelease | None:
     """Begin the release that waits, if nothing keeps it from beginning any more; the newest that waits or waited, None without any.
 
     Repeated after a crash it does nothing twice.
@@ -76,7 +76,7 @@ def begin_pending(home: Home, loop: Loop) -> PendingRelease | None:
     if home.clock.now() >= pending.expires:
         return _put(home, msgspec.structs.replace(pending, state="expired", detail=f"waited since {pending.opened:%Y-%m-%d}"))
     strategy = strategy_of(loop, pending.strategy)
-    planned = Planned(home, loop, pending.package, strategy, now, automatic=True, pending=pending)
+    planned = Planned(home, loop, pending.package, strategy, now, automatic=True, pending=pending, more=more)
     rejected = [a for a in approvals(home, pending).values() if a.answer == "reject"]
     if rejected:
         detail = f"{rejected[0].name}: {rejected[0].why}"
@@ -125,7 +125,9 @@ def checked_release(
     segments = _segment_packages(home, loop.name, chosen.digest) if with_segments else None
     if segments is not None:
         fixed |= {"fleet": segments.column, "segments": {name: package.digest for name, package in segments.packages.items()}}
-    result = check_release(home, chosen, loop=loop.name, scope=loop.scope, segments=segments, despite_guard=despite_guard)
+    result = check_release(
+        home, chosen, loop=loop.name, scope=loop.scope, segments=segments, despite_guard=despite_guard, more=planned.more
+    )
     named = [] if despite is None else [*despite, *(check.name for check in result.failed)]
     return release(home, loop.name, chosen.digest, despite=named, **fixed)
 

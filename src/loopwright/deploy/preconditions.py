@@ -15,6 +15,7 @@ from datetime import timedelta
 from typing import NamedTuple
 
 from loopwright.base.text import count
+from loopwright.deploy.gate import MoreChecks
 from loopwright.deploy.strategies import AT_ONCE, Strategy, new_package, rules_of, strategy_of
 from loopwright.records.declarations import Loop, duration
 from loopwright.records.declarations.scope import is_placeholder
@@ -33,7 +34,10 @@ _LEAST_QUIET = timedelta(days=1)
 
 
 class Planned(NamedTuple):
-    """A release that is about to begin: of `package`, where `serving` serves (None: nothing does). `automatic`: no person asks for it."""
+    """A release that is about to begin: of `package`, where `serving` serves (None: nothing does). `automatic`: no person asks for it.
+
+    `more` are checks of the gate that other stages make.
+    """
 
     home: Home
     loop: Loop
@@ -42,6 +46,7 @@ class Planned(NamedTuple):
     serving: ReleaseState | None
     automatic: bool = False
     pending: PendingRelease | None = None
+    more: MoreChecks | None = None
 
 
 def blockers(planned: Planned) -> list[Blocker]:

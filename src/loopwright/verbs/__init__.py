@@ -85,6 +85,8 @@ VERBS: tuple[Verb, ...] = (
     Verb("lineage", "data", "loopwright.verbs.lineage:lineage", "Trace the lineage of a package, feature, column, table or file.",
          "loopwright lineage weather.wind_speed", False, needs_home=True),
     Verb("drift", "monitor", "loopwright.verbs.drift:drift", "Show drift and quality over time.", "loopwright drift late-arrival", False, needs_home=True),
+    Verb("parity", "monitor", "loopwright.verbs.parity:parity", "Compare the context of logged requests with the one that training joins.",
+         "loopwright parity late-arrival --since 'yesterday'", False, needs_home=True),
     Verb("outcomes", "monitor", "loopwright.verbs.outcomes:outcomes", "Load outcomes from a file, and count matched, pending and missing ones.",
          "loopwright outcomes late-arrival landings.parquet", True, ("cli",), needs_home=True),
     Verb("report", "business", "loopwright.verbs.report:report", "Write the business report: targets, delivered value, doubts, next step (Markdown and HTML).",

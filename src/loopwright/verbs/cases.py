@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Literal
 
 import msgspec
@@ -11,6 +12,7 @@ from loopwright.deploy.gate import GateResult
 from loopwright.deploy.guards import Check
 from loopwright.deploy.pending import begin_pending, person
 from loopwright.deploy.preconditions import approvals, waiting
+from loopwright.parity import parity_check
 from loopwright.records.declarations import Loop
 from loopwright.records.releases import Approval, PendingRelease
 from loopwright.records.turns import LoopRecord
@@ -98,7 +100,7 @@ def _decide(home: Home, loop: str, package: str, answer: Literal["approve", "rej
         request=request,
     )
     home.ledger.put(said, loop=loop, key=pending.package)
-    return _case(home, begin_pending(home, declared) or pending)
+    return _case(home, begin_pending(home, declared, partial(parity_check, home, declared)) or pending)
 
 
 def _approver(home: Home, loop: Loop, pending: PendingRelease) -> str:

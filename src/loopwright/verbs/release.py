@@ -1,6 +1,7 @@
 """The verb `release`."""
 
 from collections.abc import Sequence
+from functools import partial
 
 from loopwright.base.errors import NotFound, ReleaseBlocked, UsageError
 from loopwright.deploy.blocklist import FORCED_ALERT
@@ -11,8 +12,9 @@ from loopwright.deploy.release_commit import answered, unchanged
 from loopwright.deploy.releases import BY_HAND, arguments, serving
 from loopwright.deploy.strategies import AT_ONCE, strategy_of
 from loopwright.monitor.alerts import raise_alert
+from loopwright.parity import parity_check
 from loopwright.records.evaluation import Leaderboard
-from loopwright.records.releases import HEURISTIC, PendingRelease, ReleaseState
+from loopwright.records.releases import HEURISTIC, ReleaseState
 from loopwright.records.turns import Turn
 from loopwright.stores.home import Home
 from loopwright.stores.packages.store import Package
@@ -64,7 +66,7 @@ def release(
     if now is not None and _serves_already(now, chosen, rule):
         unchanged(home, now, request_id, asked)
         return switched(home, now)
-    planned = Planned(home, declared, chosen.digest, strategy_wanted, now, pending=_pending_of(home, loop, chosen.digest))
+    planned = _planned(Planned(home, declared, chosen.digest, strategy_wanted, now))
     forced = [] if rule else _forced(planned, why=why, force=force, despite_guard=despite_guard)
     entry = checked_release(
         planned,
@@ -88,9 +90,11 @@ def _chosen(home: Home, loop: str, package: str) -> Package:
     return home.packages.read(_heuristic(home, loop) if package == HEURISTIC else home.packages.resolve(package))
 
 
-def _pending_of(home: Home, loop: str, package: str) -> PendingRelease | None:
-    pending = waiting(home, loop)
-    return pending if pending is not None and pending.package == package else None
+def _planned(release: Planned) -> Planned:
+    """A release with the case of its package, where it waits, and the checks of other stages."""
+    pending = waiting(release.home, release.loop.name)
+    pending = pending if pending is not None and pending.package == release.package else None
+    return release._replace(pending=pending, more=partial(parity_check, release.home, release.loop))
 
 
 def _tell_forced(home: Home, state: ReleaseState, package: str, forced: Sequence[str]) -> None:
@@ -116,7 +120,14 @@ def _forced(planned: Planned, *, why: str, force: bool, despite_guard: bool) -> 
     next_step = f"`loopwright release {planned.loop.name} {planned.package[:12]} --force --why REASON` begins it all the same"
     if APPROVAL in [blocker.name for blocker in held]:
         home, loop = planned.home, planned.loop
-        check_release(home, home.packages.read(planned.package), loop=loop.name, scope=loop.scope, despite_guard=despite_guard)
+        check_release(
+            home,
+            home.packages.read(planned.package),
+            loop=loop.name,
+            scope=loop.scope,
+            despite_guard=despite_guard,
+            more=planned.more,
+        )
         open_pending(planned, why or BY_HAND, held, by_hand=True, despite=despite_guard)
         next_step = f"it waits, and begins once it may; {next_step}"
     raise ReleaseBlocked(planned.package, [blocker.detail for blocker in held], next_step)

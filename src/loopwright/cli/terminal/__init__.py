@@ -26,7 +26,7 @@ PICTURES = {
     "Replayed": "replay:replayed", "Tended": "tend:tended", "Checked": "checks:checked", "Verified": "verify:verified",
     "ReportFile": "report:report", "ExportedPackage": "export:exported", "Made": "init:made",
     "list[Ingested]": "tables:ingested", "list[OutcomesMended]": "tables:ingested", "Quarantined": "tables:quarantined",
-    "ContractShown": "contract:contract", "Profile": "tables:profile", "Case": "cases:case", "Cases": "cases:cases",
+    "ContractShown": "contract:contract", "Profile": "tables:profile", "Case": "cases:case", "Cases": "cases:cases", "Parity": "parity:parity",
 }  # fmt: skip
 """Module and function by the name of an answer's type, as text: a command loads the picture of its own answer only.
 
