@@ -487,13 +487,14 @@ def _tell_failures(home: Home, loop: str, attempts: Attempts) -> None:
 
 def _tell_events(home: Home, loop: str, events: Events) -> int:
     """Send a loop's predictions as events, and raise or close the alert on failed deliveries; returns the number sent."""
-    told = events.tell(loop)
-    if told is None:
+    rounds = [told for told in (events.tell(loop), events.tell_releases(loop)) if told is not None]
+    if not rounds:
         return 0
+    told = rounds[-1]
     entry = home.ledger.latest(Alert, loop=loop, key=UNTOLD)
     alarmed = entry is not None and entry.record.state == "open"
     if told.trouble and not alarmed:
         raise_alert(home, loop, UNTOLD, severity="warning", title="Predictions are not told as events", detail=told.trouble)
     elif alarmed and not told.trouble and close_alert(home, loop, UNTOLD, detail="they are told again") is not None:
         send(home, loop)
-    return told.events
+    return sum(each.events for each in rounds)

@@ -21,7 +21,10 @@ from loopwright.deploy.serving.cloudevents import DeliveryRound, EventCursor, Ev
 from loopwright.deploy.serving.engine import PredictionRequest, ServingEngine
 from loopwright.deploy.serving.registry import Registry
 from loopwright.deploy.serving.release_files import Follower
+from loopwright.deploy.strategies import Strategy
+from loopwright.records.declarations import Canary, Full
 from loopwright.records.releases import ReleaseState
+from loopwright.records.verdicts import Verdict
 from loopwright.stores.home import Home
 from loopwright.stores.prediction_log.commit import commit
 
@@ -89,6 +92,41 @@ def test_predictions_are_told_once_as_lawful_events(home: Home, receiver: Receiv
         "hour": 9,
         "night": False,
     }, "without the tail number, which is tagged pii"
+
+
+def test_changes_of_releases_are_told_once_in_order_as_lawful_events(home: Home, receiver: Receiver) -> None:
+    Events(home).begin(LOOP)
+    plan = Strategy("plan", "", [Canary(share=0.1), Full()])
+    tagged = {**REQUESTS.columns, "tail": msgspec.structs.replace(REQUESTS.columns["tail"], tags=["pii"])}
+    new = package(home.packages, weight=0.06, request=tagged).digest
+    state = releases.release(home, LOOP, new, strategy=plan, why="is it better?").record
+    said = {"loop": LOOP, "generation": 2, "stage": 0, "at": home.clock.now(), "why": "w", "package": new}
+    for answer in ("hold", "back"):
+        verdict = Verdict(**said, answer=answer, former=state.champion.package, rows=1, control_rows=1)
+        home.ledger.put(verdict, loop=LOOP, key=new)
+    receiver.status = 503
+    assert "not all events could be told" in sent(home).trouble
+    receiver.status = 204
+    receiver.posted.clear()
+    releases.rollback(home, LOOP, why="worse")
+    assert sent(home) == DeliveryRound(events=3)
+    assert sent(home) == DeliveryRound(events=0)
+    assert [e["type"] for e in told(receiver)] == [
+        "loopwright.release.release",
+        "loopwright.verdict.back",
+        "loopwright.release.rollback",
+    ]
+    for given in told(receiver):
+        event = JSONFormat().read(CloudEvent, json.dumps(given))
+        assert event.get_source() == f"/loops/{LOOP}"
+        assert given["data"]["loop"] == LOOP
+    assert told(receiver)[0]["data"]["arms"][-1] == {"package": new, "share": 0.1, "name": "canary", "heuristic": False}
+
+
+def sent(home: Home) -> DeliveryRound:
+    found = Events(home).tell_releases(LOOP)
+    assert found is not None
+    return found
 
 
 def test_what_was_there_before_is_not_told(home: Home, receiver: Receiver) -> None:

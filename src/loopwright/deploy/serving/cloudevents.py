@@ -1,4 +1,4 @@
-"""Predictions as CloudEvents 1.0 (https://github.com/cloudevents/spec), which upkeep sends from the lake to a receiver.
+"""Predictions and changes of releases as CloudEvents 1.0 (https://github.com/cloudevents/spec), which upkeep sends to a receiver.
 
 Delivery at least once, in batches over HTTP: the cursor, a record in the ledger, moves on when the receiver has accepted a batch,
 so after a crash some events are sent again; their `id` (the prediction's) and `source` identify duplicates. A receiver that is
@@ -17,8 +17,10 @@ from loopwright.base.errors import AddressRefused, Damaged, NotFound, PackageRef
 from loopwright.base.ids import is_trace_id, sampling_bound, span_id
 from loopwright.base.outbound_http import post, receiver
 from loopwright.records.declarations import Column
-from loopwright.records.entries import Record
+from loopwright.records.entries import Entry, Record
 from loopwright.records.package import Manifest
+from loopwright.records.releases import PendingRelease, ReleaseState
+from loopwright.records.verdicts import Verdict
 from loopwright.stores.home import Home
 from loopwright.stores.prediction_log.arrow import rows
 from loopwright.stores.prediction_log.segment import table_name
@@ -30,6 +32,8 @@ EVENT_BYTES = 64 * 1024
 
 BATCH, BATCH_BYTES = 500, 2**20
 ROUND_SECONDS = 10.0
+CLOCK_BACK = timedelta(days=1)
+"""So far may the clock have been moved back without a change of a release being left out."""
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 Json = dict[str, Any]
@@ -41,6 +45,14 @@ class EventCursor(Record, frozen=True, kw_only=True):
     kind: ClassVar[str] = "event-cursor"
     version: int
     rows: int
+
+
+class ReleaseEventCursor(Record, frozen=True, kw_only=True):
+    """Position of a loop's delivered changes of releases: the ledger's entries up to `sequence`, written at `at`, are sent."""
+
+    kind: ClassVar[str] = "release-event-cursor"
+    sequence: int
+    at: datetime
 
 
 class DeliveryRound(msgspec.Struct, frozen=True, kw_only=True):
@@ -69,6 +81,9 @@ class Events:
             name = table_name("predictions", loop)
             version = self._home.lake.version(name) if self._home.lake.exists(name) else -1
             self._home.ledger.put(EventCursor(version=version, rows=0), loop=loop)
+        if self._to.url and self._home.ledger.latest(ReleaseEventCursor, loop=loop) is None:
+            newest = max((entry.sequence for entry in self._changes(loop, None)), default=0)
+            self._home.ledger.put(ReleaseEventCursor(sequence=newest, at=self._home.clock.now()), loop=loop)
 
     def tell(self, loop: str) -> DeliveryRound | None:
         """After a loop's log was committed: send the new events. None where no receiver is set or nothing can be sent."""
@@ -99,6 +114,34 @@ class Events:
             if at != start:
                 self._home.ledger.put(at, loop=loop)
         return DeliveryRound(events=told, trouble=self._trouble)
+
+    def tell_releases(self, loop: str) -> DeliveryRound | None:
+        """Send the loop's new changes of releases: release states, verdicts but those that hold, releases that wait. None as in `tell`."""
+        entry = self._home.ledger.latest(ReleaseEventCursor, loop=loop) if self._to.url else None
+        if entry is None or self._stopped():
+            return None
+        began = self._home.clock.monotonic()
+        self._due, sent = began + self._left, 0
+        fresh = [
+            change for change in self._changes(loop, entry.record.at - CLOCK_BACK) if change.sequence > entry.record.sequence
+        ]
+        told = [change for change in fresh if not (isinstance(change.record, Verdict) and change.record.answer == "hold")]
+        for first in range(0, len(told), BATCH):
+            some = told[first : first + BATCH]
+            if not self._post(b"[" + b",".join(msgspec.json.encode(release_event(change)) for change in some) + b"]"):
+                break
+            sent += len(some)
+        last = fresh[-1] if sent == len(told) and fresh else told[sent - 1] if sent else None
+        if last is not None and (sent or len(fresh) > BATCH):
+            self._home.ledger.put(ReleaseEventCursor(sequence=last.sequence, at=last.at), loop=loop)
+        self._left -= self._home.clock.monotonic() - began
+        return DeliveryRound(events=sent, trouble=self._trouble)
+
+    def _changes(self, loop: str, since: datetime | None) -> list[Entry[Any]]:
+        """The entries about a loop's releases, oldest first."""
+        kinds = (ReleaseState, Verdict, PendingRelease)
+        found = [entry for kind in kinds for entry in self._home.ledger.find(kind, loop=loop, since=since, newest=False)]
+        return sorted(found, key=lambda entry: entry.sequence)
 
     def _stopped(self) -> bool:
         return bool(self._trouble) or self._late
@@ -180,6 +223,22 @@ def event(loop: str, row: Mapping[str, Any], manifest: Manifest | None, share: f
         sampled = row["_id"][16:] < sampling_bound(share)
         told["traceparent"] = f"00-{row['_id']}-{span_id(row['_id'])}-{sampled:02x}"
     return {**told, "data": data}
+
+
+def release_event(entry: Entry[Any]) -> Json:
+    """The event of a change of a release: its ledger entry, whose id is the event's. The subject is the package."""
+    record = entry.record
+    what = record.action if isinstance(record, ReleaseState) else record.answer if isinstance(record, Verdict) else record.state
+    return {
+        "specversion": "1.0",
+        "id": entry.id,
+        "source": f"/loops/{entry.loop}",
+        "type": f"loopwright.{record.kind}.{what}",
+        "time": entry.at.isoformat().replace("+00:00", "Z"),
+        "datacontenttype": "application/json",
+        "subject": entry.key,
+        "data": {"by": entry.by, **msgspec.to_builtins(record)},
+    }
 
 
 def _plain(column: Column, value: Any) -> Any:
