@@ -17,9 +17,11 @@ from sklearn.preprocessing import StandardScaler
 from loopwright import (
     Aggregate,
     Budget,
+    Canary,
     Candidate,
     Column,
     Context,
+    Full,
     Guard,
     Heuristic,
     Loop,
@@ -229,7 +231,11 @@ loop = Loop(
     ],
     split=TimeSplit(validation="14d"),
     release=Release(
-        strategy="direct",
+        plan=[
+            Canary(share=0.1, time="1d", rows=50),
+            Canary(share=0.5, time="6d", rows=1000),
+            Full(watch="14d", hold_back=0.05),
+        ],
         guards=[
             Guard("value_per_prediction"),
             Guard("average_precision", tolerance=0.02),

@@ -11,6 +11,7 @@ import pytest
 from loopwright import Home
 from loopwright.base.arrays import Array
 from loopwright.base.settings import Settings
+from loopwright.deploy.releases import history
 from loopwright.graph.columns import arrow_feed
 from loopwright.loop import load_loop
 from loopwright.monitor.drift.baseline import derived_features, drift_baseline
@@ -159,3 +160,13 @@ def test_fault_in_an_unimportant_column_is_a_note(weeks: dict[datetime, Planted]
 def test_nulls_in_an_unimportant_column_are_a_note(weeks: dict[datetime, Planted], column: str) -> None:
     found = weeks[AUTUMN](column, nulls)
     assert (found.state, found.noted) == ("watch", [column])
+
+
+def test_retrained_packages_take_over_step_by_step(home: Home) -> None:
+    states = [entry.record for entry in history(home, LOOP.name)]
+    retrained = [state for state in states if state.action == "release"][1:]
+    assert len(retrained) >= 2
+    assert all(state.under_way is not None and state.arms[-1].share == 0.1 for state in retrained)
+    ended = [state for state in states if state.plan and state.under_way is None and state.action == "advance"]
+    assert {state.champion.package for state in ended} <= {state.arms[-1].package for state in retrained}
+    assert len(ended) >= len(retrained) - 1, "the last one is under way when the data end"

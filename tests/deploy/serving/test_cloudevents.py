@@ -100,7 +100,7 @@ def test_changes_of_releases_are_told_once_in_order_as_lawful_events(home: Home,
     tagged = {**REQUESTS.columns, "tail": msgspec.structs.replace(REQUESTS.columns["tail"], tags=["pii"])}
     new = package(home.packages, weight=0.06, request=tagged).digest
     state = releases.release(home, LOOP, new, strategy=plan, why="is it better?").record
-    said = {"loop": LOOP, "generation": 2, "stage": 0, "at": home.clock.now(), "why": "w", "package": new}
+    said: dict[str, Any] = {"loop": LOOP, "generation": 2, "stage": 0, "at": home.clock.now(), "why": "w", "package": new}
     for answer in ("hold", "back"):
         verdict = Verdict(**said, answer=answer, former=state.champion.package, rows=1, control_rows=1)
         home.ledger.put(verdict, loop=LOOP, key=new)
