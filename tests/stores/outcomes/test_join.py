@@ -9,6 +9,7 @@ import pyarrow as pa
 import pytest
 from tests.stores.prediction_log.samples import START, outcome, prediction
 
+from loopwright.base.clock import microseconds
 from loopwright.base.errors import DeclarationInvalid
 from loopwright.base.settings import Settings
 from loopwright.records.declarations import Column, Outcome, Table
@@ -235,6 +236,16 @@ def test_null_takes_back_an_outcome_and_trace_sees_both(home: Home, named: bool)
     log(home, [outcome(0, late=False, known_at=at + 2 * HOUR, received_at=at + 2 * HOUR, **whose)])
     assert truths(home) == {"AA|0": False}
     assert [(s.truth, s.counts) for s in history(home, "loop", asked, LABEL)] == [(True, False), (None, False), (False, True)]
+
+
+def test_outcome_that_becomes_known_later_than_now_is_shown_and_does_not_count_yet(home: Home) -> None:
+    asked = prediction(0)
+    ahead = microseconds(home.clock.now() + timedelta(days=1))
+    log(home, [asked])
+    log(home, [outcome(0, prediction=asked.id, late=False, known_at=ahead)])
+    assert [(s.truth, s.counts) for s in history(home, "loop", asked, LABEL)] == [(False, False)]
+    log(home, [outcome(0, prediction=asked.id)])
+    assert {(s.truth, s.counts) for s in history(home, "loop", asked, LABEL)} == {(False, False), (True, True)}
 
 
 def test_version_of_an_outcome_with_its_event_time_corrects_it_after_the_unit_was_asked_again(home: Home) -> None:

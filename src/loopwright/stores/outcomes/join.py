@@ -176,7 +176,10 @@ class Statement(NamedTuple):
 
 
 def history(home: Home, loop: str, prediction: Prediction, outcome: Outcome) -> list[Statement]:
-    """List the outcomes of a prediction in the order received: those that name it, and those of its unit within the wait."""
+    """List the outcomes of a prediction in the order received: those that name it, and those of its unit within the wait.
+
+    One that says it becomes known later than now does not count yet.
+    """
     whose = (pc.field("_prediction") == prediction.id) | (
         (pc.field("_prediction") == "") & (pc.field("_unit") == prediction.unit)
     )
@@ -186,8 +189,9 @@ def history(home: Home, loop: str, prediction: Prediction, outcome: Outcome) -> 
     if not mine.num_rows:
         return []
     numbered = every.append_column("__row", pa.array(range(every.num_rows), pa.int64()))
-    different = unrepeated(numbered)
-    matched = _matched(home, mine, different, outcome, home.clock.now(), lambda: moments)
+    now = home.clock.now()
+    different = unrepeated(numbered.filter(pc.field("_known_at") <= pa.scalar(now, _TIME)))
+    matched = _matched(home, mine, different, outcome, now, lambda: moments)
     place = matched["place"][0].as_py()
     counted = None if place is None else different["__row"][place].as_py()
     start, wait = mine["_decided"][0].as_py(), duration(outcome.wait)
