@@ -5,6 +5,8 @@ import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -655,3 +657,22 @@ def test_a_loop_that_loses_money_over_the_horizon_is_not_ok_although_its_last_we
         tend(home, owner="a", retrain=False)
         assert open_alerts(home, small.LOOP) == [], "what the model lost is not put down to the rule"
         assert shown(home) == {"monitor": "no data", "business": "no data"}
+
+
+def test_round_that_hangs_ends_the_process_and_says_where_it_stood(tmp_path: Path) -> None:
+    code = """
+import time
+from pathlib import Path
+from loopwright.base.settings import Settings
+from loopwright.stores.home import Home
+from loopwright.verbs import tend
+
+def hangs(*_, **__):
+    time.sleep(60)
+
+tend.tend_once, tend.ROUND_SECONDS = hangs, 0.2
+tend.tend(Home(Settings(home=Path("home"))))
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1
+    assert "in hangs" in done.stderr

@@ -125,15 +125,17 @@ def test_wrong_table_is_one_document_with_the_nearest_names(typed: Any, verb: st
     assert (error["code"], error["near"]) == ("table_not_found", ["orders"])
 
 
+@pytest.mark.parametrize("ran", [True, False])
 def test_contract_that_two_loops_declare_differently_is_refused_with_the_other_loop_and_the_difference(
-    typed: Any, tmp_path: Path
+    typed: Any, tmp_path: Path, ran: bool
 ) -> None:
     other = LOOP.replace('name="shop"', 'name="store"').replace(
         '"size": Column("float", minimum=0)', '"size": Column("float", minimum=-5)'
     )
     (tmp_path / "other.py").write_text(other, encoding="utf-8")
     typed("ingest", "orders", "orders.csv", "--loop", "loop.py")
-    typed("run", "loop.py", "--until", "data", code=1)  # no outcome yet, but the loop is known
+    if ran:
+        typed("run", "loop.py", "--until", "data", code=1)  # no outcome yet, but the loop is known
     assert len(typed("contract", "orders")["versions"]) == 1
     for command in (("ingest", "orders", "orders.csv", "--loop", "other.py"), ("run", "other.py")):
         refused = typed(*command, code=2)["error"]["message"]
@@ -144,6 +146,8 @@ def test_contract_that_two_loops_declare_differently_is_refused_with_the_other_l
     assert "loop shop: declares this table differently" in item["detail"]
     assert len(typed("contract", "orders")["versions"]) == 1, "nothing was rewritten"
     typed("contract", "orders", "--loop", "other.py")
+    if not ran:
+        return
     assert "loop store: declares this table differently" in typed("run", "loop.py", code=2)["error"]["message"]
     assert len(typed("contract", "orders")["versions"]) == 2
     (tmp_path / "other.py").unlink()

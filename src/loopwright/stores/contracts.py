@@ -14,11 +14,16 @@ from loopwright.stores.home import Home
 
 
 class Contract(Record, frozen=True, kw_only=True):
-    """A table's contract as the ledger keeps it; a new entry whenever the declaration changes."""
+    """A table's contract as the ledger keeps it; a new entry whenever the declaration changes.
+
+    `loop` in `file` declared it; "" where somebody made it count by name.
+    """
 
     kind: ClassVar[str] = "contract"
     digest: str
     table: Table
+    loop: str = ""
+    file: str = ""
 
 
 def changes(before: Table, after: Table) -> list[str]:
@@ -55,11 +60,16 @@ def as_stored(table: Table) -> Table:
 def disagreements(home: Home, table: Table, loop: str, file: str = "") -> list[tuple[str, str]]:
     """Problems: the other loops that declare a table differently than `loop` (in `file`) does, and how.
 
-    A loop does not count whose file is gone, or declares `loop` now: it was renamed.
+    A loop does not count whose file is gone, or declares `loop` now: it was renamed. One that never ran counts where the contract is its own.
     """
     known = {e.loop: e.record for e in home.ledger.newest(LoopRecord)}
     own = file or (known[loop].file if loop in known else "")
     problems = []
+    entry = home.ledger.latest(Contract, key=table.name)
+    newest = entry.record if entry is not None else None
+    if newest is not None and newest.loop not in ("", loop, *known) and newest.file != own and Path(newest.file).is_file():
+        differs = changes(newest.table, as_stored(table))
+        problems.append((f"loop {newest.loop}", f"declares this table differently: {'; '.join(differs)}"))
     for name, record in sorted(known.items()):
         if name == loop or (record.file and (record.file == own or not Path(record.file).is_file())):
             continue

@@ -1,8 +1,11 @@
 """The verb `tend`."""
 
+import faulthandler
+import sys
 import threading
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, suppress
 
 import msgspec
 
@@ -14,6 +17,9 @@ from loopwright.records.entries import Problem
 from loopwright.retraining import Retrainer
 from loopwright.stores.home import Home
 from loopwright.tend import tend as tend_once
+
+ROUND_SECONDS = 3600.0
+"""A round that takes longer hangs: the process says where it stands, and ends; the server starts another one. Retrainings run beside rounds."""
 
 
 class Tended(msgspec.Struct, frozen=True, kw_only=True):
@@ -53,7 +59,8 @@ def tend(
     owner, retrainer = new_id(home.clock.now()), None if once else Retrainer(home)
     try:
         while True:
-            done = tend_once(home, owner=owner, retrain=not no_retrain, retrainer=retrainer)
+            with _bounded() if not once else nullcontext():
+                done = tend_once(home, owner=owner, retrain=not no_retrain, retrainer=retrainer)
             result = Tended(
                 leader=not done.held_by,
                 held_by=done.held_by,
@@ -78,3 +85,13 @@ def tend(
     finally:  # a waiting process need not wait for the lease to expire
         with suppress(LedgerUnavailable):
             home.ledger.unlock("tend", owner)
+
+
+@contextmanager
+def _bounded() -> Iterator[None]:
+    """End this process with exit code 1, and the stacks of its threads on standard error, if the block does not end in `ROUND_SECONDS`."""
+    faulthandler.dump_traceback_later(ROUND_SECONDS, exit=True, file=sys.__stderr__ or sys.stderr)
+    try:
+        yield
+    finally:
+        faulthandler.cancel_dump_traceback_later()

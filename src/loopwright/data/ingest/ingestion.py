@@ -264,7 +264,7 @@ def put_contract(home: Home, table: Table, *, loop: str = "", file: str = "") ->
         raise DeclarationInvalid(f"the contract of table {table.name!r}", problems)
     if home.lake.exists(table.name):
         _grow(home, table, newest.record.table if newest else None)
-    return home.ledger.put(Contract(digest=changed, table=table), key=table.name)
+    return home.ledger.put(Contract(digest=changed, table=table, loop=loop, file=file), key=table.name)
 
 
 def _grow(home: Home, table: Table, before: Table | None) -> None:
