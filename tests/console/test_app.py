@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from tests.cli.test_terminal import CASE
 from tests.console import sample
 from tests.console.browser import browser, served
 from tests.deploy.loops import LOOP, opened
@@ -215,6 +216,20 @@ def test_leaderboard_marks_who_won_and_serves_and_shows_what_is_behind_the_numbe
     assert "scores are calibrated by sigmoid (log loss 0.4210 to 0.3950), and acted on from 0.350" in page
     assert '<tr><td>0.010 to 0.200</td><td class="n">0.080</td>' in page
     assert "charts/reliability.svg" in page
+
+
+def test_release_that_waits_is_shown_with_what_it_waits_for_and_the_checks_of_its_gate() -> None:
+    class Waiting(sample.Sample):
+        def loop(self, name: str) -> LoopPage:
+            return msgspec.structs.replace(sample.loop_page(), case=CASE)
+
+    with served([*routes_over(Waiting())]) as address:
+        shown = get(address + URLS[1])[2].decode()
+    assert "waits</strong> since" in shown
+    assert "better at night" in shown
+    assert "waits for 1 approval of bo" in shown
+    assert "cy: approve" in shown
+    assert "5 golden answers right" in shown
 
 
 def test_verdict_and_missing_money_are_told_once(address: str) -> None:

@@ -11,6 +11,7 @@ from loopwright.records.releases import ReleaseState
 from loopwright.records.verdicts import Verdict
 from loopwright.records.windows import Alert, Quality, ValueWindow, Window
 from loopwright.stores.home import Home
+from loopwright.verbs.cases import Case, cases
 from loopwright.verbs.drift import revisions
 from loopwright.verbs.history import verdict_of
 from loopwright.verbs.known_loop import known_loop
@@ -37,6 +38,8 @@ class LoopPage(msgspec.Struct, frozen=True, kw_only=True):
     profiles: list[Profile] = []
     verdict: Verdict | None = None
     """The newest verdict on a stage of a release."""
+    case: Case | None = None
+    """The release that waits."""
 
 
 def loop_page(home: Home, loop: str) -> LoopPage:
@@ -46,6 +49,7 @@ def loop_page(home: Home, loop: str) -> LoopPage:
     alerts = [e.record for e in ledger.newest(Alert, loops=[loop], per="key", limit=MAX_ALERTS)]
     releases = ledger.find(ReleaseState, loop=loop, limit=MAX_RELEASES)
     return LoopPage(
+        case=next(iter(cases(home, loop).cases), None) if declared is not None else None,
         verdict=verdict_of(home, [e.record for e in reversed(releases)]),
         status=status,
         objectives=[msgspec.to_builtins(o) for o in declared.scope.objectives] if declared is not None else [],
