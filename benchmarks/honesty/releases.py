@@ -12,7 +12,15 @@ from loopwright.tasks import metrics
 from loopwright.tasks.metrics import Answered
 from loopwright.tasks.metrics.estimate import statistics_of
 from loopwright.tasks.metrics.resample import Units
-from loopwright.tasks.metrics.sequence import ArmDifference, arm_difference, share_difference, share_of
+from loopwright.tasks.metrics.sequence import (
+    ArmDifference,
+    arm_difference,
+    halvings_of,
+    level_of,
+    share_difference,
+    share_of,
+    unit_sums,
+)
 
 AP = "average_precision"
 GUARDS = (AP, "log_loss", "roc_auc")
@@ -36,8 +44,8 @@ def difference(metric: str, new: Arm, old: Arm, n: int, alpha: float) -> ArmDiff
     """A metric of the first n rows of two arms."""
     sides = []
     for truth, score, unit in (new, old):
-        answers = Answered(score[:n], score[:n] >= 0.5)
-        sides.append((statistics_of([metric], truth[:n], answers, Output(), None, None, None)[0], Units(unit[:n], n)))
+        answers, units = Answered(score[:n], score[:n] >= 0.5), Units(unit[:n], len(unit[:n]))
+        sides.append((statistics_of([metric], truth[:n], answers, Output(), None, None, None)[0], units))
     (of_new, new_units), (of_old, old_units) = sides
     return arm_difference(of_new, new_units, of_old, old_units, alpha=alpha, planned=PLANNED)
 
@@ -54,13 +62,32 @@ def _equal(name: str, rate: float, most: int, of_unit: int = 1, trials: int = 40
             found = [difference(metric, new, old, n, alpha) for metric in GUARDS]
             answers = [answer_of(each, 0.0, higher=metrics.metric(m).higher) for m, each in zip(GUARDS, found, strict=True)]
             for of_new, of_old in flags:
-                shares = [share_of(each[:n], Units(new[2][:n], n)) for each in (of_new, of_old)]
+                shares = [share_of(unit_sums(each[:n], new[2][:n])) for each in (of_new, of_old)]
                 answers.append(answer_of(share_difference(*shares, alpha=alpha), 0.0, higher=False))
             if "worse" in answers:
                 return Verdict(True, False)
         return Verdict(True, True)
 
     return Claim(f"release, equal package, {name}", "is not sent back at any of 40 looks", trial, trials, least=0.95)
+
+
+def _halved(name: str, most: int, rows: int, trials: int = 300) -> Claim:
+    """An equal package, judged 60 times on a sample of the units with at most so many rows of each arm, by one guard."""
+
+    def trial(rng: np.random.Generator) -> Verdict:
+        arms = [(arm(rng, rows, 0.3, 1.0), rng.random(rows)) for _ in range(2)]
+        for n in np.unique(np.geomspace(200, rows, 60).astype(int)):
+            halvings = halvings_of(int(n), most)
+            parts: list[Arm] = []
+            for (truth, score, unit), hashes in arms:
+                mine = hashes[:n] < 0.5**halvings
+                parts.append((truth[:n][mine], score[:n][mine], unit[:n][mine]))
+            found = difference(AP, parts[0], parts[1], rows, level_of(PHASE, halvings))
+            if answer_of(found, 0.0, higher=True) == "worse":
+                return Verdict(True, False)
+        return Verdict(True, True)
+
+    return Claim(f"release, equal package, {name}", "is not sent back at any of 60 looks", trial, trials, least=0.95)
 
 
 def _worse(name: str, rate: float, of_unit: int = 1, trials: int = 200) -> Claim:
@@ -122,6 +149,7 @@ CLAIMS = [
     _equal("30 % positive", 0.3, 6000),
     _equal("2 % positive", 0.02, 20_000, trials=200),
     _equal("units of 20 rows", 0.3, 6000, of_unit=20),
+    _halved("a sample of the units", 1000, 16_000),
     _worse("30 % positive", 0.3),
     _worse("units of 5 rows", 0.3, of_unit=5),
 ]

@@ -158,6 +158,13 @@ def slices_graph() -> bytes:
     return _bytes(f, {"origin_slice": nde.static_map(f["origin"], {"JFK": "JFK"}, default="other")})
 
 
+@cache
+def hours_graph() -> bytes:
+    """A graph with one text output, `hour_slice`, that has a value for each hour."""
+    f = _arguments()
+    return _bytes(f, {"hour_slice": nde.static_map(f["hour"], {hour: f"{hour:02}" for hour in range(24)}, default="other")})
+
+
 def _bytes(f: dict[str, Any], outputs: dict[str, Any]) -> bytes:
     data: bytes = ndx.build(f, outputs, drop_unused=True).SerializeToString()
     return data
@@ -181,6 +188,7 @@ def package(
 ) -> Probed:
     """A package of the small loop, written into `packages` and marked as probed. Different weights make different packages."""
     graph = model_graph(weight) if model is None else model
+    of_slices = changes.pop("of_slices", None) or slices_graph()
     one = Estimate(0.8, 0.75, 0.85, 1000)
     evaluation = Evaluation(
         rows=1000,
@@ -208,7 +216,7 @@ def package(
         context=[WEATHER],
         features=[],
         vocabulary={},
-        slices=["origin_slice"],
+        slices=changes.pop("slices", ["origin_slice"]),
         threshold=threshold,
         params={"weight": weight},
         seed=0,
@@ -226,7 +234,7 @@ def package(
         {
             "model.onnx": graph,
             "heuristic.onnx": heuristic_graph(),
-            "slices.onnx": slices_graph(),
+            "slices.onnx": of_slices,
             "evaluation.json": encode_json(evaluation),
             "reference.json": encode_json(Reference(columns=[], golden=answers)),
             "card.md": b"# By hand\n",

@@ -12,7 +12,7 @@ from tests.deploy.rollouts import PLAN, Rollout
 
 from loopwright.base import failpoints
 from loopwright.base.errors import DeclarationInvalid, PackageRefused, ReleaseConflict, UsageError
-from loopwright.deploy import releases
+from loopwright.deploy import judge, releases
 from loopwright.deploy.blocklist import bad_packages
 from loopwright.deploy.controller import advance
 from loopwright.records.declarations import AB, Canary, Fleet, Full, Guard, Objective, Release
@@ -268,6 +268,25 @@ def test_judge_of_a_large_log_leaves_most_of_the_time_to_upkeep(tmp_path: Path) 
         assert rollout.judge() is None
         rollout.clock.advance(timedelta(minutes=2))
         assert rollout.judge() is not None
+
+
+@pytest.mark.parametrize(("new", "answer"), [(EQUAL, "on"), (WORSE, "back")])
+def test_judge_of_too_many_rows_looks_at_a_sample_of_the_units_and_says_so(
+    tmp_path: Path, new: dict[str, Any], answer: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(judge, "MAX_COMPARED", 1000)
+    monkeypatch.setattr(judge, "MAX_COUNTED", 1500)
+    rollout = Rollout(
+        tmp_path, new, release=Release(guards=[Guard("roc_auc", tolerance=0.2)]), plan=[Canary(share=0.5, time="1h", rows=200)]
+    )
+    with rollout.home:
+        last = rollout.until_ended(2000)
+        assert last.answer == answer
+        assert last.sampled in (0.5, 0.25, 0.125)
+        assert 250 < last.with_outcome < 700
+        assert last.rows > 900, "rows are counted, not sampled"
+        shown = {a.id: a.arm for _, a in rollout.answers if a.id in last.shown_by}
+        assert set(shown.values()) == ({"canary"} if answer == "back" else set())
 
 
 def test_arms_of_uneven_size_are_never_a_pass(tmp_path: Path) -> None:

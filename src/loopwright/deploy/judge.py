@@ -10,6 +10,9 @@ is, else `cannot tell`, which holds the stage. "Surely" is by confidence sequenc
 The chance `Release.alpha` that an equal package is sent back is shared by Bonferroni: equally over the phases of a plan (its canaries; its
 full stage), then over the guards, and the part of a guard's slices over their values.
 
+Of more than `MAX_COMPARED` rows with an outcome (`MAX_COUNTED` rows for the first two layers) a sample of the units is judged, chosen by a
+keyed hash, at a level of its own (`tasks.metrics.sequence.level_of`); the verdict says which share (`sampled`). Only committed rows count.
+
 A tolerance is for a stage in which half of the units have the new package. A smaller share may tolerate more in proportion, as it does
 less harm: at 5 % of the units ten times as much.
 """
@@ -17,7 +20,7 @@ less harm: at 5 % of the units ten times as much.
 import math
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import msgspec
 import numpy as np
@@ -29,16 +32,17 @@ from loopwright.base.text import count, duration_text, number
 from loopwright.deploy.experiment import GoalState, goal_state, rows_needed
 from loopwright.deploy.gate import slice_values
 from loopwright.deploy.guards import declared_guards
+from loopwright.deploy.phases import Phase, phases
 from loopwright.deploy.strategies import new_package, rules_of
+from loopwright.deploy.traffic import Sides, arm_rows, hits_sql, shares, shown_by
 from loopwright.records.declarations import Guard, Loop, duration
 from loopwright.records.releases import ReleaseState
 from loopwright.records.verdicts import GuardFinding, GuardVerdict, Layer, Verdict
 from loopwright.stores.home import Home
-from loopwright.stores.outcomes.labelled import Known, known, with_truth
+from loopwright.stores.outcomes.labelled import EARLY, Known, known, with_truth
 from loopwright.stores.packages.probe import Probed, open_probed
-from loopwright.stores.prediction_log.read import predictions
+from loopwright.stores.prediction_log.scan import LogPart, UnitSample, known_outcomes
 from loopwright.tasks import metrics
-from loopwright.tasks.label import unit_array
 from loopwright.tasks.metrics import sequence
 from loopwright.tasks.metrics.estimate import statistics_of, unit_codes
 from loopwright.tasks.metrics.resample import Units
@@ -57,9 +61,19 @@ UNEVEN_ALPHA = 0.001
 """The chance that arms are called uneven that are not, in a whole phase. Uneven arms are never a pass."""
 
 MAX_SHOWN = 20
-_FALL_BACK = ("degraded", "query_of_death")
-_TECHNICAL = ["_id", "_at", "_arm", "_flags", "_latency_us", "_unit", "_package"]
+
+MAX_COUNTED, MAX_COMPARED = 2**21, 2**19
+"""With more rows, and with more rows with an outcome, a sample of the units is looked at."""
+
+_COMPARED = ["_id", "_at", "_package", "_arm", "_score", "_label", "_values", "_unit", "_of_file"]
 _HALF = 0.5
+
+
+_QUICK: dict[str, tuple[Layer, float]] = {
+    "degraded_share": ("system", DEGRADED_TOLERANCE),
+    "slow_share": ("system", SLOW_TOLERANCE),
+    "flagged_share": ("behaviour", FLAGGED_TOLERANCE),
+}
 
 
 class _Compared(NamedTuple):
@@ -73,30 +87,15 @@ class _Compared(NamedTuple):
     part: tuple[str, str] = ("", "")
 
 
-class _Phase(NamedTuple):
-    """Stages whose rows are judged together: the states in which they began, their ends, and where the rows of each arm are."""
+class _Joined(NamedTuple):
+    """Rows of both arms with a known outcome: what was answered, units (None: each row is one), arm (`Phase.side`), ids, slices; of one of 2^`halvings` units."""
 
-    states: Sequence[ReleaseState]
-    ends: Sequence[datetime]
-
-    @property
-    def arms(self) -> list[str]:
-        """The arms that are compared."""
-        found = {rules_of(s.plan[s.stage]).old_arm([a.name for a in s.arms]) for s in self.states}
-        return sorted(found | {rules_of(s.plan[s.stage]).new_arm for s in self.states})
-
-    def side(self, at: Array, arm: Array) -> Array:
-        """1 for a row of the new package's arm, 0 for one of the arm that it is compared with, -1 for any other [N]."""
-        found = np.full(len(at), -1)
-        for state, end in zip(self.states, self.ends, strict=True):
-            stage = state.plan[state.stage]
-            rules = rules_of(stage)
-            inside = (at >= np.datetime64(state.since.replace(tzinfo=None), "us")) & (
-                at < np.datetime64(end.replace(tzinfo=None), "us")
-            )
-            found[inside & (arm == rules.old_arm([a.name for a in state.arms]))] = 0
-            found[inside & (arm == rules.new_arm)] = 1
-        return found
+    known: Known
+    units: Array | None
+    side: Array
+    ids: pa.ChunkedArray
+    slices: dict[str, Array]
+    halvings: int
 
 
 def judge(home: Home, loop: Loop, states: Sequence[ReleaseState], at: datetime) -> Verdict:
@@ -114,24 +113,27 @@ class _Judge:
         assert self.state.begun is not None
         assert self.state.former is not None
         self.begun, self.former = self.state.begun, self.state.former
-        self.phases = _phases([s for s in states if s.begun == self.begun and s.under_way is not None], at)
+        self.phases = phases([s for s in states if s.begun == self.begun and s.under_way is not None], at)
         kinds = {rules_of(stage).new_arm for stage in self.state.plan}
         self.alpha = 2 * loop.release.alpha / len(kinds)  # of a two-sided sequence one side sends back
         self.planned = 4.0 * max([rules_of(stage).rows(stage) for stage in self.state.plan] + [250])
         self.unit = loop.unit or ""
         self.goal = self.rules.goal(self.stage)
         self.goal_difference: ArmDifference | None = None
+        self.goal_alpha = self.alpha / self._guards
         self.ids: list[str] = []
-        self.uneven = ""
+        self.uneven, self.sampled = "", 1.0
 
     def verdict(self) -> Verdict:
         """See `judge`."""
-        rows, findings = self._technical()
-        quality, outcomes = self._quality(self.phases[-1])
-        findings += quality
         waits = duration(self.loop.outcome.wait)
-        for earlier in self.phases[:-1]:  # its outcomes are still arriving
-            findings += [f for f in self._quality(earlier)[0] if f.verdict == "worse"]
+        counted = [arm_rows(self.home, self.loop.name, phase, self.at - waits) for phase in self.phases]
+        rows = counted[-1].old.in_stage, counted[-1].new.in_stage
+        findings = self._technical(counted[-1])
+        quality, outcomes = self._quality(self.phases[-1], counted[-1])
+        findings += quality
+        for earlier, of_earlier in zip(self.phases[:-1], counted, strict=False):  # its outcomes are still arriving
+            findings += [f for f in self._quality(earlier, of_earlier)[0] if f.verdict == "worse"]
         worse = [f for f in findings if f.verdict == "worse"]
         missing = self._missing(rows, findings)
         goal = self._goal(min(outcomes))
@@ -159,6 +161,7 @@ class _Judge:
             with_outcome=outcomes[1],
             control_with_outcome=outcomes[0],
             provisional=awaited,
+            sampled=self.sampled,
             missing=missing if answer == "hold" else [],
             findings=findings,
             shown_by=self.ids[:MAX_SHOWN] if worse else [],
@@ -202,59 +205,38 @@ class _Judge:
         if self.goal is None:
             return None
         promised = self.home.packages.read(self.former.package).evaluation.metrics.get(self.goal.metric)
-        return goal_state(self.goal, self.goal_difference, rows, promised, self.alpha / self._guards, self.planned)
+        return goal_state(self.goal, self.goal_difference, rows, promised, self.goal_alpha, self.planned)
 
-    def _technical(self) -> tuple[tuple[int, int], list[GuardFinding]]:
-        """Rows of the control arm and of the new one in the current stage, and the findings of the quick layers in the current phase."""
-        phase = self.phases[-1]
-        table = predictions(
-            self.home,
-            self.loop.name,
-            start=phase.states[0].since,
-            end=self.at,
-            columns=[*_TECHNICAL, *([self.unit] if self.unit else [])],
-            arms=phase.arms,
-        )
-        at, arm = table["_at"].to_numpy().astype("datetime64[us]"), table["_arm"].to_numpy().astype(str)
-        side = phase.side(at, arm)
-        here = at >= np.datetime64(self.state.since.replace(tzinfo=None), "us")
-        rows = tuple(int((here & (side == which)).sum()) for which in (0, 1))
-        flags = table["_flags"].combine_chunks() if table.num_rows else pa.array([], pa.list_(pa.string()))
-        slow = table["_latency_us"].to_numpy() > self._slow_us()
-        shares: list[tuple[Layer, str, Array, float]] = [
-            ("system", "degraded_share", _flagged(flags, table.num_rows, _FALL_BACK), DEGRADED_TOLERANCE),
-            ("system", "slow_share", slow, SLOW_TOLERANCE),
-            (
-                "behaviour",
-                "flagged_share",
-                _flagged(flags, table.num_rows, ("out_of_range", "new_category")),
-                FLAGGED_TOLERANCE,
-            ),
-        ]
-        units = unit_array(table, self.unit)
-        self.uneven = self._uneven(*(len(np.unique(units[side == which])) for which in (0, 1)))
-        alpha = self.alpha / self._guards
+    def _technical(self, counted: Sides) -> list[GuardFinding]:
+        """The findings of the quick layers in the current phase."""
+        phase, slow_us = self.phases[-1], self._slow_us()
+        sample = self._sample(counted.most("rows"), MAX_COUNTED)
+        alpha = sequence.level_of(self.alpha / self._guards, sample.halvings)
         found = []
-        for layer, name, hits, tolerance in shares:
-            sides = [side == which for which in (0, 1)]
-            old, new = (sequence.share_of(hits[rows_of], Units(units[rows_of], int(rows_of.sum()))) for rows_of in sides)
-            difference = sequence.share_difference(new, old, alpha=alpha)
+        for name, (old, new) in shares(self.home, self.loop.name, phase, sample, slow_us).items():
+            layer, tolerance = _QUICK[name]
+            difference = sequence.share_difference(sequence.share_of(new), sequence.share_of(old), alpha=alpha)
             poor = difference.value > tolerance * self._scale
             wanted = _Compared(layer, name, tolerance, alpha, stops_only=not poor)
-            finding = self._finding(wanted, difference, (int(sides[0].sum()), int(sides[1].sum())))
+            finding = self._finding(wanted, difference, (int(old.rows), int(new.rows)))
             if finding.verdict == "worse":
-                self.ids += table["_id"].filter(pa.array(hits & sides[1])).slice(0, MAX_SHOWN).to_pylist()
+                self.ids += shown_by(self.home, self.loop.name, phase, hits_sql(slow_us)[name], MAX_SHOWN)
             found.append(finding)
-        return (rows[0], rows[1]), found
+            self.uneven = self._uneven(int(old.units), int(new.units), sequence.level_of(UNEVEN_ALPHA, sample.halvings))
+        return found
 
-    def _uneven(self, old: int, new: int) -> str:
+    def _sample(self, rows: int, most: int) -> UnitSample:
+        """The units to look at so that of so many rows at most so many are left."""
+        return UnitSample(self.unit, self.state.salt, sequence.halvings_of(rows, most))
+
+    def _uneven(self, old: int, new: int, alpha: float) -> str:
         """Why the numbers of units in both arms cannot be chance (sample ratio mismatch; Fabijan et al. 2019, KDD), empty where they can."""
         shares = {arm.name: arm.share for arm in self.state.arms}
         wanted = [shares.get(self.rules.old_arm(list(shares)), 0.0), shares[self.rules.new_arm]]
         due, of_new = wanted[1] / sum(wanted), sequence.Share(new, old + new)
         if not (old + new and 0 < due < 1):
             return ""
-        low, high = (sequence.share_end(of_new, UNEVEN_ALPHA, upper=upper) for upper in (False, True))
+        low, high = (sequence.share_end(of_new, alpha, upper=upper) for upper in (False, True))
         if low <= due <= high:
             return ""
         return (
@@ -288,65 +270,100 @@ class _Judge:
         """Number of guards that share the chance of a false alarm; the slices of one count as one."""
         return 3 + sum(1 + bool(guard.slices) for guard, _ in self._quality_guards)
 
-    def _quality(self, phase: _Phase) -> tuple[list[GuardFinding], tuple[int, int]]:
+    def _quality(self, phase: Phase, counted: Sides) -> tuple[list[GuardFinding], tuple[int, int]]:
         """The findings about quality in a phase, and the numbers of rows with an outcome of the control and of the new arm."""
-        first, wait = phase.states[0].since, duration(self.loop.outcome.wait)
         guards = self._quality_guards
         if not guards:
             return [], (0, 0)
-        if self.at < first + wait:
-            return [self._unknown(guard, stops_only) for guard, stops_only in guards], (0, 0)
-        end, arms = phase.ends[-1], phase.arms
-        joined = with_truth(self.home, self.loop.name, self.loop.outcome, start=first, end=end, known_at=self.at, arms=arms)
+        unknown = [self._unknown(guard, stops_only) for guard, stops_only in guards]
+        if self.at < phase.start + duration(self.loop.outcome.wait):
+            return unknown, (0, 0)
+        found = self._joined(phase, counted)
+        if found is None:
+            return unknown, (0, 0)
+        alpha = sequence.level_of(self.alpha / self._guards, found.halvings)
+        parts: dict[tuple[str, str], Array] = {("", ""): np.ones(len(found.side), np.bool_)}
+        for name, values in found.slices.items():
+            code = pa.array(values).dictionary_encode()
+            codes = code.indices.to_numpy()
+            parts |= {(name, value): codes == i for i, value in enumerate(code.dictionary.to_pylist())}
+        wanted: dict[tuple[str, str], list[_Compared]] = {part: [] for part in sorted(parts)}
+        for guard, stops_only in guards:
+            if metrics.problem(guard.metric, list(found.slices), found.known.output) or ":" in guard.metric:
+                continue  # a gap between slices is no mean over rows: its slices are compared
+            one = _Compared("quality", guard.metric, guard.tolerance, alpha, stops_only)
+            wanted["", ""].append(one)
+            mine = [part for part in wanted if part[0] and part[0] in guard.slices]
+            for part in mine:
+                wanted[part].append(one._replace(alpha=alpha / len(mine), stops_only=True, part=part))
+        findings = [f for part, compared in wanted.items() if compared for f in self._compared(compared, found, parts[part])]
+        order = [guard.metric for guard, _ in guards]
+        counts = [int((found.side == which).sum()) for which in (0, 1)]
+        return sorted(findings, key=lambda f: order.index(f.metric)), (counts[0], counts[1])
+
+    def _joined(self, phase: Phase, counted: Sides) -> "_Joined | None":
+        """The rows of both arms whose outcome is known, of a sample of the units where they are too many; None where there are none."""
+        outcome, rows = self.loop.outcome, counted.most("waited")
+        if outcome.absent is None and rows > MAX_COMPARED:
+            rows = min(rows, known_outcomes(self.home, self.loop.name, since=phase.start - EARLY, known_by=self.at))
+        sample = self._sample(rows, MAX_COMPARED)
+        self.sampled = min(self.sampled, 0.5**sample.halvings)
+        sliced = any(guard.slices for guard, _ in self._quality_guards)
+        package = open_probed(self.home.packages, self.former.package) if sliced else None
+        joined = with_truth(
+            self.home,
+            self.loop.name,
+            outcome,
+            start=phase.start,
+            end=phase.ends[-1],
+            known_at=self.at,
+            part=LogPart(phase.arms, self._columns(phase, package), sample if sample.halvings else None),
+        )
         side = phase.side(joined["_at"].to_numpy().astype("datetime64[us]"), joined["_arm"].to_numpy().astype(str))
         joined, side = joined.filter(pa.array(side >= 0)), side[side >= 0]
         if not joined.num_rows:
-            return [self._unknown(guard, stops_only) for guard, stops_only in guards], (0, 0)
-        packages = {digest: open_probed(self.home.packages, digest) for digest in pc.unique(joined["_package"]).to_pylist()}
-        found = known(joined, self.loop.outcome, {d: p.manifest.output for d, p in packages.items()}, self.unit)
-        side, ids = side[found.rows], joined["_id"].to_numpy()[found.rows]
-        slices = self._slices(packages, joined, found)
-        findings: list[GuardFinding] = []
-        for guard, stops_only in guards:
-            if metrics.problem(guard.metric, list(slices), found.output) or ":" in guard.metric:
-                continue  # a gap between slices is no mean over rows: its slices are compared
-            wanted = _Compared("quality", guard.metric, guard.tolerance, self.alpha / self._guards, stops_only)
-            findings.append(self._compared(wanted, found, side, ids, np.ones(len(side), np.bool_)))
-            named = {name: slices.get(name, np.array([], str)) for name in guard.slices}
-            parts = [(name, value) for name, values in named.items() for value in np.unique(values).tolist()]
-            for part in parts:
-                one = wanted._replace(alpha=wanted.alpha / len(parts), stops_only=True, part=part)
-                findings.append(self._compared(one, found, side, ids, slices[part[0]] == part[1]))
-        counts = [int((side == which).sum()) for which in (0, 1)]
-        return findings, (counts[0], counts[1])
+            return None
+        outputs = {
+            digest: open_probed(self.home.packages, digest).manifest.output
+            for digest in pc.unique(joined["_package"]).to_pylist()
+        }
+        found = known(joined, outcome, outputs, self.unit)
+        slices = slice_values(package, joined.filter(pa.array(found.rows)), None) if package is not None else {}
+        units = found.units if len(np.unique(found.units)) < len(found.units) else None
+        return _Joined(found, units, side[found.rows], joined["_id"].filter(pa.array(found.rows)), slices, sample.halvings)
 
-    def _slices(self, packages: dict[str, Probed], joined: pa.Table, labelled: Known) -> dict[str, Array]:
-        if not any(guard.slices for guard, _ in self._quality_guards):
-            return {}
-        package = packages.get(self.former.package) or open_probed(self.home.packages, self.former.package)
-        return {name: np.asarray(v).astype(str)[labelled.rows] for name, v in slice_values(package, joined, None).items()}
+    def _columns(self, phase: Phase, sliced: Probed | None) -> list[str]:
+        """The columns of the log that the comparison needs."""
+        packages = {arm.package for state in phase.states for arm in state.arms}
+        times = [self.home.packages.manifest(digest).event_time for digest in sorted(packages)]
+        of_slices = sliced.graph("slices.onnx").columns if sliced is not None and "slices.onnx" in sliced.files else []
+        return list(dict.fromkeys(c for c in [*_COMPARED, self.unit, self.loop.outcome.group, *times, *of_slices] if c))
 
-    def _compared(self, wanted: _Compared, labelled: Known, side: Array, ids: Array, mask: Array) -> GuardFinding:
-        """A metric on the rows of `mask`, each arm by itself."""
-        sides, rows = [], []
+    def _compared(self, wanted: Sequence["_Compared"], joined: "_Joined", mask: Array) -> list[GuardFinding]:
+        """Metrics on the rows of `mask`, each arm by itself."""
+        sides, labelled = [], joined.known
         for which in (0, 1):
-            mine = mask & (side == which)
+            mine = np.flatnonzero(mask & (joined.side == which))
             groups = None if labelled.groups is None else labelled.groups[mine]
+            units = None if joined.units is None else joined.units[mine]
             answers, value = labelled.given.at(mine), self.loop.scope.value
-            (statistic,) = statistics_of([wanted.metric], labelled.truth[mine], answers, labelled.output, groups, value, None)
-            rows.append(int(mine.sum()))
-            sides.append((statistic, Units(unit_codes(labelled.units[mine], groups), rows[-1])))
+            names = [one.metric for one in wanted]
+            measured = statistics_of(names, labelled.truth[mine], answers, labelled.output, groups, value, None)
+            sides.append((measured, Units(unit_codes(units, groups), len(mine))))
         (old, old_units), (new, new_units) = sides
-        difference = sequence.arm_difference(new, new_units, old, old_units, alpha=wanted.alpha, planned=self.planned)
-        if self.goal is not None and wanted.metric == self.goal.metric and wanted.part == ("", ""):
-            self.goal_difference = difference
-        if wanted.tolerance is None:
-            wanted = wanted._replace(tolerance=DEFAULT_TOLERANCE * abs(old.value))
-        finding = self._finding(wanted, difference, (rows[0], rows[1]))
-        if finding.verdict == "worse":
-            places = np.flatnonzero(mask & (side == 1))
-            self.ids += ids[places[_most_wrong(labelled, places)]][:MAX_SHOWN].tolist()
-        return finding
+        findings = []
+        for one, of_old, of_new in zip(wanted, old, new, strict=True):
+            difference = sequence.arm_difference(of_new, new_units, of_old, old_units, alpha=one.alpha, planned=self.planned)
+            if self.goal is not None and one.metric == self.goal.metric and one.part == ("", ""):
+                self.goal_difference = difference
+                self.goal_alpha = one.alpha
+            if one.tolerance is None:
+                one = one._replace(tolerance=DEFAULT_TOLERANCE * abs(of_old.value))
+            findings.append(self._finding(one, difference, (old_units.rows, new_units.rows)))
+            if findings[-1].verdict == "worse":
+                places = np.flatnonzero(mask & (joined.side == 1))
+                self.ids += joined.ids.take(_most_wrong(labelled, places)[:MAX_SHOWN]).to_pylist()
+        return findings
 
     def _finding(self, wanted: _Compared, difference: ArmDifference, rows: tuple[int, int]) -> GuardFinding:
         """What a difference says; `rows` are those of the control and of the new arm."""
@@ -410,29 +427,6 @@ def _most_on(finding: GuardFinding, findings: Sequence[GuardFinding]) -> str:
     )
 
 
-def _phases(states: Sequence[ReleaseState], at: datetime) -> list[_Phase]:
-    """The states of a plan, those of one kind together: their rows are compared in the same way."""
-    ends = [*(state.since for state in states[1:]), at]
-    found: list[tuple[str, list[ReleaseState], list[datetime]]] = []
-    for state, end in zip(states, ends, strict=True):
-        kind = rules_of(state.plan[state.stage]).new_arm
-        if not found or found[-1][0] != kind:
-            found.append((kind, [], []))
-        found[-1][1].append(state)
-        found[-1][2].append(end)
-    return [_Phase(of, until) for _, of, until in found]
-
-
-def _flagged(flags: Any, rows: int, kinds: Sequence[str]) -> Array:
-    """Which of N rows have a flag of these kinds [N]."""
-    hit = np.zeros(rows, dtype=np.bool_)
-    if rows and len(flags.flatten()):
-        words = pc.list_flatten(flags)
-        matches = pc.is_in(pc.list_element(pc.split_pattern(words, ":", max_splits=1), 0), pa.array(kinds))
-        hit[pc.list_parent_indices(flags).to_numpy()[matches.to_numpy(zero_copy_only=False)]] = True
-    return hit
-
-
 def _needs(finding: GuardFinding) -> str:
     if finding.rows_needed is None:
         return f"{finding.name}: more rows"
@@ -442,12 +436,12 @@ def _needs(finding: GuardFinding) -> str:
 
 
 def _most_wrong(labelled: Known, rows: Array) -> Array:
-    """Places in `rows`, the most wrong answers first."""
+    """Of `rows` the most wrong answers first."""
     truth, score, label = labelled.truth[rows], labelled.given.score[rows], labelled.given.label
     if truth.dtype.kind in "bif" and truth.ndim == 1:
-        return np.argsort(-np.abs(truth.astype(np.float64) - score), kind="stable")
+        return rows[np.argsort(-np.abs(truth.astype(np.float64) - score), kind="stable")]
     wrong = truth != label[rows] if label is not None else np.zeros(len(rows), np.bool_)
-    return np.argsort(~wrong, kind="stable")
+    return rows[np.argsort(~wrong, kind="stable")]
 
 
 def _finite(value: float) -> float | None:

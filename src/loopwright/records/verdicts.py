@@ -67,6 +67,8 @@ class Verdict(Record, frozen=True, kw_only=True):
     provisional: bool = False
     missing: list[str] = []
     findings: list[GuardFinding] = []
+    sampled: float = 1.0
+    """The smallest share of the units on whose rows a metric was compared: below 1 where there were too many."""
     seconds: float = 0.0
     """How long the judge took."""
     shown_by: list[str] = []

@@ -15,10 +15,13 @@ from loopwright.tasks.metrics.sequence import (
     MIN_UNITS,
     Share,
     arm_difference,
+    halvings_of,
+    level_of,
     mixture_deviations,
     share_difference,
     share_end,
     share_of,
+    unit_sums,
 )
 from loopwright.tasks.statistic import mean
 
@@ -92,7 +95,7 @@ def test_share_of_rare_events_is_exact_at_any_look(rate: float, of_unit: int) ->
         unit = np.arange(n) // of_unit
         hits = [np.repeat(rng.random(n // of_unit) < rate, of_unit) for _ in range(2)]  # all rows of a unit, or none
         for look in range(100, n + 1, 100):
-            old, new = (share_of(each[:look], Units(unit[:look], look)) for each in hits)
+            old, new = (share_of(unit_sums(each[:look], unit[:look])) for each in hits)
             found = share_difference(new, old, alpha=ALPHA)
             if found.low > 0 or found.high < 0:
                 wrong += 1
@@ -128,3 +131,41 @@ def test_small_arm_that_is_right_by_chance_does_not_look_sure_of_it() -> None:
         mean(large), Units(None, 2400), mean(rng.normal(size=2400)), Units(None, 2400), alpha=ALPHA, planned=4000
     )
     assert even.error == pytest.approx(math.sqrt(2 / 2400), rel=0.05), "with arms of one size nothing changes"
+
+
+def test_equal_arms_differ_in_less_than_alpha_while_the_units_are_halved_again_and_again() -> None:
+    rng, most, wrong, halved = np.random.default_rng(5), 400, 0, set()
+    for _ in range(300):
+        arms = [(rng.normal(size=6400), rng.random(6400)) for _ in range(2)]  # values, hashes of the units
+        for n in range(200, 6401, 100):
+            halvings = halvings_of(n, most)
+            halved.add(halvings)
+            parts = [values[:n][hashes[:n] < 0.5**halvings] for values, hashes in arms]
+            (new, new_units), (old, old_units) = ((mean(part), Units(None, len(part))) for part in parts)
+            level = level_of(ALPHA, halvings)
+            found = arm_difference(new, new_units, old, old_units, alpha=level, planned=500)
+            if found.low > 0 or found.high < 0:
+                wrong += 1
+                break
+    assert halved == {0, 1, 2, 3, 4}
+    assert wrong <= 15, "5 % of 300"
+
+
+def test_levels_of_all_halvings_add_up_to_alpha() -> None:
+    assert sum(level_of(ALPHA, halvings) for halvings in range(60)) == pytest.approx(ALPHA)
+    assert [halvings_of(rows, 100) for rows in (0, 100, 101, 200, 201)] == [0, 0, 1, 1, 2]
+
+
+def test_share_of_clustered_rows_is_worth_as_many_rows_as_its_units_tell() -> None:
+    rng = np.random.default_rng(2)
+    units = np.arange(20_000) // 10
+    alike = np.repeat(rng.random(2000) < 0.1, 10)
+    found = share_of(unit_sums(alike, units))
+    assert found.of == pytest.approx(2000, rel=0.01)
+    assert found.value == pytest.approx(alike.mean())
+    assert share_of(unit_sums(alike, np.arange(20_000))) == Share(alike.sum(), 20_000)
+    single = np.zeros(20_000, np.bool_)
+    single[:500] = True
+    assert share_of(unit_sums(single, np.where(np.arange(20_000) < 500, 0, 1 + np.arange(20_000)))).hits < 1.1, (
+        "one unit, one event"
+    )

@@ -14,6 +14,7 @@ def verdict(value: Verdict) -> RenderableType:
     said = f"\nstage {value.stage + 1}, {word(value.at)}: {value.answer}. {value.why}"
     beside = f"{short(value.package)} on {count(value.rows, 'row')}, {short(value.former)} on {value.control_rows:,} of the same time"
     outcomes = f"; with an outcome {value.with_outcome:,} and {value.control_with_outcome:,}"
+    outcomes += f", of 1 in {1 / value.sampled:.0f} units" if value.sampled < 1 else ""
     columns = ["guard", "new", "old", "difference", "tolerance", "rows", ""]
     rows = []
     for f in value.findings:

@@ -13,9 +13,10 @@ from loopwright.base.arrays import Array
 from loopwright.records.declarations import Outcome, duration
 from loopwright.records.package import Output
 from loopwright.stores.home import Home
-from loopwright.stores.outcomes.join import decided, event_times, join, outcomes
+from loopwright.stores.outcomes.join import decided, event_times, join, outcomes, unrepeated
 from loopwright.stores.outcomes.rescore import together
 from loopwright.stores.prediction_log.read import predictions
+from loopwright.stores.prediction_log.scan import WHOLE, LogPart, outcomes_of, sampled
 from loopwright.tasks.label import label_array, label_type, unit_array
 from loopwright.tasks.metrics import Answered, aligned
 
@@ -31,21 +32,31 @@ def with_truth(
     start: datetime,
     end: datetime,
     known_at: datetime,
-    arms: Sequence[str] | None = None,
+    part: LogPart = WHOLE,
 ) -> pa.Table:
-    """The predictions of [start, end) (of some `arms`) with `_mature`, and `_truth` (the label), `_known_at` and `_stated` of `join`, as known at `known_at`.
+    """The predictions of [start, end) (a `part` of the log) with `_mature`, and `_truth` (the label), `_known_at` and `_stated` of `join`, as known at `known_at`.
 
     A prediction is mature when the wait for its outcome is over. Before, it has no truth: among those whose outcome is known already
     the labels that are known soonest are too many. One row per prediction, the columns of
-    `stores.prediction_log.read.predictions`, and those of `decided`.
+    `stores.prediction_log.read.predictions`, and those of `decided`. Of a sample of the units only what is committed is read.
     """
-    asked = decided(home, predictions(home, loop, start=start, end=end, arms=arms))
+
+    def read(start: datetime, end: datetime, columns: Sequence[str] | None, arms: Sequence[str] | None = None) -> pa.Table:
+        if part.sample is None:
+            return decided(home, predictions(home, loop, start=start, end=end, columns=columns, arms=arms))
+        return decided(home, sampled(home, loop, part.sample, start=start, end=end, columns=columns or [], arms=arms))
+
+    asked = read(start, end, part.columns, part.arms)
 
     def others() -> pa.Table:
-        columns = ["_at", "_unit", "_package", "_of_file", *event_times(home, asked)]
-        return decided(home, predictions(home, loop, start=start - duration(outcome.wait), end=known_at, columns=columns))
+        return read(
+            start - duration(outcome.wait), known_at, ["_at", "_unit", "_package", "_of_file", *event_times(home, asked)]
+        )
 
-    known = outcomes(home, loop, since=start - EARLY, known_by=known_at)
+    if part.sample is None:
+        known = outcomes(home, loop, since=start - EARLY, known_by=known_at)
+    else:
+        known = unrepeated(outcomes_of(home, loop, asked, since=start - EARLY, known_by=known_at))
     joined = join(home, asked, known, outcome, known_by=known_at, others=others)
     mature = pc.less_equal(joined["_decided"], pa.scalar(known_at - duration(outcome.wait), pa.timestamp("us", tz="UTC")))
     rows = pc.if_else(mature, pa.array(range(joined.num_rows), pa.int64()), None)

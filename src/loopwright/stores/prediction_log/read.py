@@ -1,6 +1,8 @@
 """Reading the prediction log: rows in Delta and rows still in segments, as one."""
 
+import functools
 import itertools
+import operator
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -41,11 +43,7 @@ def predictions(
     context columns; `columns` picks some (unknown ones are left out). Timestamps are UTC with microseconds. Empty, with the
     fixed columns, when nothing was ever predicted.
     """
-    where = _between(start, end)
-    if arms is not None:
-        of_arms = pc.field("_arm").isin(list(arms))
-        where = of_arms if where is None else where & of_arms
-    table = stored(home, KIND, loop, columns, where=where, uncommitted=uncommitted)
+    table = stored(home, KIND, loop, columns, where=between(start, end, arms), uncommitted=uncommitted)
     return table if columns is None else table.select([name for name in columns if name in table.column_names])
 
 
@@ -165,13 +163,16 @@ def first_of_each(table: pa.Table) -> pa.Table:
     return table.take(pa.array(first.values(), pa.int64()))
 
 
-def _between(start: datetime | None, end: datetime | None) -> Any:
+def between(start: datetime | None, end: datetime | None, arms: Sequence[str] | None = None, column: str = "_at") -> Any:
+    """An Arrow expression: `start` <= `column` < `end`, and one of some arms; None where everything is asked for."""
     bounds = []
     if start is not None:
-        bounds.append(pc.field("_at") >= pa.scalar(start, pa.timestamp("us", tz="UTC")))
+        bounds.append(pc.field(column) >= pa.scalar(start, pa.timestamp("us", tz="UTC")))
     if end is not None:
-        bounds.append(pc.field("_at") < pa.scalar(end, pa.timestamp("us", tz="UTC")))
-    return None if not bounds else bounds[0] if len(bounds) == 1 else bounds[0] & bounds[1]
+        bounds.append(pc.field(column) < pa.scalar(end, pa.timestamp("us", tz="UTC")))
+    if arms is not None:
+        bounds.append(pc.field("_arm").isin(list(arms)))
+    return functools.reduce(operator.and_, bounds) if bounds else None
 
 
 def _in_segments(home: Home, loop: str, id: str) -> Prediction | None:

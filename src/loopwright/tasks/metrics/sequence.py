@@ -11,11 +11,17 @@ events that the sum is normal (MIN_UNITS, MIN_EVENTS in each arm); before that t
 Shares of rare events: the exact sequence of a Bernoulli mean by a mixture of binomials under a Beta(1/2, 1/2) prior (Robbins 1970;
 Howard, Ramdas, McAuliffe & Sekhon 2021, "Time-uniform, nonparametric, nonasymptotic confidence sequences", Annals of Statistics 49), at
 `alpha` / 2 in each arm; the difference is that of their ends. With several rows a unit the counts shrink by the design effect (Kish 1965).
+
+Of very many rows those of a sample of the units are looked at: one of 2^h, more halvings h as the rows grow (`halvings_of`). The units of one h
+are a growing sample like any other, so its sequence holds at its level; the levels of all h add up to `alpha` (`level_of`), and whichever h
+a look uses, the sequences hold at all looks together.
 """
 
 import math
 from collections.abc import Callable
 from typing import NamedTuple
+
+import numpy as np
 
 from loopwright.base.arrays import Array
 from loopwright.tasks.metrics.resample import Units, spread
@@ -27,7 +33,20 @@ MIN_UNITS = 100
 MIN_EVENTS = 30
 """With fewer events (positives of a recall, rows that outweigh the others of a mean) neither."""
 
+SAMPLED_ALPHA = 0.1
+"""The part of a sequence's level that is kept for looks at a sample of the units."""
+
 _BISECTIONS = 60
+
+
+def halvings_of(rows: float, most: int) -> int:
+    """How often the units are halved so that at most so many rows are left, of `rows`."""
+    return max(0, math.ceil(math.log2(rows / most))) if rows else 0
+
+
+def level_of(alpha: float, halvings: int) -> float:
+    """The level of looks at one of 2^`halvings` units; those of all halvings add up to `alpha`."""
+    return alpha * (1 - SAMPLED_ALPHA) if not halvings else alpha * SAMPLED_ALPHA / 2**halvings
 
 
 class ArmDifference(NamedTuple):
@@ -90,15 +109,33 @@ class Share(NamedTuple):
         return self.hits / self.of if self.of else math.nan
 
 
-def share_of(hits: Array, units: Units) -> Share:
-    """The share of rows [N] that are hit (bool), with the number of independent rows that it is worth."""
-    count, of = float(hits.sum()), float(len(hits))
-    if not units.clustered or not 0 < count < of:
-        return Share(count, of)
-    value = count / of
-    variance = spread(units.sums((hits - value) / of)).error ** 2
-    effect = max(1.0, variance / (value * (1 - value) / of))
-    return Share(count / effect, of / effect)
+class UnitSums(NamedTuple):
+    """What the share of hit rows and its error need of an arm: rows, units, hits, and over units the sums of rows^2, hits * rows and hits^2."""
+
+    rows: float
+    units: float
+    hits: float
+    squared_rows: float
+    hits_rows: float
+    squared_hits: float
+
+
+def unit_sums(hits: Array, units: Array) -> UnitSums:
+    """The sums of rows [N] that are hit (bool), by their unit [N]."""
+    _, code = np.unique(units, return_inverse=True)
+    rows, hit = np.bincount(code).astype(np.float64), np.bincount(code, weights=hits)
+    return UnitSums(len(hits), len(rows), float(hit.sum()), *(float(a @ b) for a, b in ((rows, rows), (hit, rows), (hit, hit))))
+
+
+def share_of(sums: UnitSums) -> Share:
+    """The share of rows that are hit, with the number of independent rows that it is worth."""
+    if sums.units == sums.rows or not 0 < sums.hits < sums.rows:
+        return Share(sums.hits, sums.rows)
+    value = sums.hits / sums.rows
+    squares = sums.squared_hits - 2 * value * sums.hits_rows + value**2 * sums.squared_rows
+    variance = squares / sums.rows**2 * (sums.units - 1) / sums.units
+    effect = max(1.0, variance / (value * (1 - value) / sums.rows))
+    return Share(sums.hits / effect, sums.rows / effect)
 
 
 def share_difference(new: Share, old: Share, *, alpha: float) -> ArmDifference:
