@@ -30,6 +30,7 @@ from loopwright.deploy.serving.package_cache import RULE, PackageCache, key_of
 from loopwright.deploy.serving.predictor import Predictor
 from loopwright.deploy.serving.segment_router import SegmentRouter
 from loopwright.deploy.strategies import rules_of
+from loopwright.judging import judge_release
 from loopwright.records.declarations import Loop, Retrain, Table, Value, duration
 from loopwright.records.evaluation import Estimate, added
 from loopwright.records.ingestions import Ingested
@@ -46,7 +47,7 @@ from loopwright.stores.prediction_log.segment import log_folder
 from loopwright.stores.prediction_log.writer import LogWriter
 from loopwright.tasks import metrics
 from loopwright.tasks.metrics import Answered
-from loopwright.tend import Upkeep, judge_release, upkeep
+from loopwright.tend import Upkeep, upkeep
 from loopwright.turn import turn
 
 Policy = Literal["declared", "never", "weekly", "monthly", "drift"]

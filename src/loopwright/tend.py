@@ -19,13 +19,12 @@ from loopwright.base.errors import Damaged, LedgerUnavailable, PackageNotFound, 
 from loopwright.base.holder import decode_holder
 from loopwright.base.jumps import jump
 from loopwright.business.value import account
-from loopwright.cases import attend_pending
 from loopwright.data.examples.asof import Joined, joined
 from loopwright.data.examples.context import feed
 from loopwright.deploy import blocklist
-from loopwright.deploy.controller import progress
 from loopwright.deploy.releases import rule_since, serving
 from loopwright.deploy.serving.cloudevents import Events
+from loopwright.judging import SILENT, judge_release, loops_to_judge, watch_judge
 from loopwright.monitor.alerts import close_alert, open_alerts, raise_alert, send
 from loopwright.monitor.windows import Watched, watch
 from loopwright.records.attempts import Attempts
@@ -80,8 +79,10 @@ class Upkeep(msgspec.Struct, frozen=True, kw_only=True):
     failed: list[Problem] = []
 
 
-def upkeep(home: Home, loop: Loop, *, until: datetime, attempts: Attempts | None = None) -> Upkeep:
+def upkeep(home: Home, loop: Loop, *, until: datetime, attempts: Attempts | None = None, judged: bool = True) -> Upkeep:
     """Commit the loop's logs, close the windows due at `until`, and account for each window that closed or was revised.
+
+    Without `judged` its release is not: it is known that none is under way.
 
     The next upkeep completes what an interrupted one left. A failed step is recorded in `attempts` and does not stop
     the next; without `attempts` it raises.
@@ -91,7 +92,9 @@ def upkeep(home: Home, loop: Loop, *, until: datetime, attempts: Attempts | None
     steps.run("report damage", lambda: _tell_damage(home, loop.name, committed.problems), None)
     if committed.predictions:
         steps.run("send lineage", lambda: _tell(home, loop, committed.predictions), None)
-    verdict = steps.run("judge release", lambda: judge_release(home, loop, until), None)
+    verdict = steps.run("judge release", lambda: judge_release(home, loop, until) if judged else None, None)
+    if judged:
+        steps.run("watch the judge", lambda: watch_judge(home, loop.name, until), None)
     watched = watch(
         home,
         loop_name=loop.name,
@@ -111,21 +114,6 @@ def upkeep(home: Home, loop: Loop, *, until: datetime, attempts: Attempts | None
     busy = bool(committed.predictions or committed.outcomes)
     steps.run("delete old rows", lambda: _retain(home, loop, until, busy=busy), None)
     return Upkeep(committed=committed, watched=watched, values=values, value=loop.scope.value, verdict=verdict)
-
-
-def judge_release(home: Home, loop: Loop, at: datetime) -> Verdict | None:
-    """Judge the stage of a release that is under way, and act on it; a package that is sent back raises an alert. Begin one that waits, once it may."""
-    verdict = progress(home, loop, at)
-    attend_pending(home, loop)
-    entry = home.ledger.latest(Verdict, loop=loop.name)
-    back = entry.record if entry is not None and entry.record.answer == "back" else None
-    if back is not None:  # also where the process that went back died before it raised the alert
-        key = f"{blocklist.SENT_BACK_ALERT}:{back.package[:12]}:{back.generation}"
-        if home.ledger.latest(Alert, loop=loop.name, key=key) is None:
-            title = f"Package {back.package[:12]} {'was sent back' if back.worse else 'was not shown to be better'}"
-            detail = f"{back.why}. `loopwright history {loop.name}` shows what was compared"
-            raise_alert(home, loop.name, key, severity="critical" if back.worse else "warning", title=title, detail=detail)
-    return verdict
 
 
 def _account(home: Home, loop: Loop, until: datetime, fresh: set[datetime]) -> list[ValueWindow]:
@@ -208,7 +196,7 @@ def _close_stale(home: Home, loop: str) -> None:
     Bad package, also one that was sent back: another one was released since. Load failure or query of death: the package no longer serves, or the
     server that reported it has stopped, and lost its state. Failed retraining: a turn was completed since, also one by hand.
     """
-    raised = {a.key: a for a in open_alerts(home, loop) if a.key == FAILED or a.key.startswith(blocklist.ALERTS)}
+    raised = {a.key: a for a in open_alerts(home, loop) if a.key in (FAILED, SILENT) or a.key.startswith(blocklist.ALERTS)}
     if not raised:
         return
     now = serving(home, loop)
@@ -219,6 +207,8 @@ def _close_stale(home: Home, loop: str) -> None:
             turn = home.ledger.latest(Turn, loop=loop)
             done = turn is not None and turn.record.state == "done" and turn.at >= decided[key]
             why = "a turn was completed since" if done else ""
+        elif kind == SILENT:
+            why = "the plan has ended" if now is None or now.under_way is None else ""
         elif kind in (blocklist.ALERT, blocklist.SENT_BACK_ALERT, blocklist.FORCED_ALERT, blocklist.NOT_BEGUN_ALERT):
             since = now is not None and now.action == "release" and now.since >= decided[key]
             why = f"package {now.champion.package[:12]} was released since" if now is not None and since else ""
@@ -363,11 +353,12 @@ def _tend_loops(home: Home, owner: str, whole: Attempts, *, retrain: bool, retra
     """One round over all loops, as long as the lease is held."""
     done: dict[str, Upkeep] = {}
     now, events, records = home.clock.now(), Events(home), _records(home, whole)
+    judged = whole.run("find releases under way", lambda: loops_to_judge(home), set(records))
     for name, record in sorted(records.items()):
         if not home.ledger.lock("tend", owner, LEASE_SECONDS):
             whole.failed.append(Problem(where="upkeep", what=f"the lease was lost before loop {name}: another process tends"))
             break
-        done[name] = _tend_loop(home, name, record, now, events)
+        done[name] = _tend_loop(home, name, record, now, events, judged=name in judged)
     due = whole.run("find retrainings", lambda: _due(records, done) if retrain else {}, dict[str, Due]())
     if retrainer is not None:
         whole.run("retrain", partial(retrainer.begin, due), False)
@@ -441,14 +432,14 @@ def _tell_jump(home: Home, why: str) -> Problem:
     return Problem(where="clock", what=why)
 
 
-def _tend_loop(home: Home, name: str, record: LoopRecord, now: datetime, events: Events) -> Upkeep:
+def _tend_loop(home: Home, name: str, record: LoopRecord, now: datetime, events: Events, *, judged: bool) -> Upkeep:
     """One loop's round: all its steps, also after failures."""
     attempts, result = Attempts(name), Upkeep()
     loop = attempts.run("read declaration", lambda: recorded_loop(record), None)
     if loop is not None and attempts.run("find tables", lambda: _at_hand(home, loop), home.lake.exists(f"predictions.{name}")):
         attempts.run("feed context", lambda: _feed(home, loop), None)
         attempts.run("begin events", lambda: events.begin(name), None)
-        result = attempts.run("upkeep", lambda: upkeep(home, loop, until=now, attempts=attempts), result)
+        result = attempts.run("upkeep", lambda: upkeep(home, loop, until=now, attempts=attempts, judged=judged), result)
         told = attempts.run("send events", lambda: _tell_events(home, name, events), 0)
         result = msgspec.structs.replace(result, events=told)
     _tell_failures(home, name, attempts)

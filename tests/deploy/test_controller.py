@@ -10,11 +10,13 @@ import pytest
 from tests.deploy.loops import LOOP, declared, model_graph, package
 from tests.deploy.rollouts import PLAN, Rollout
 
+from loopwright import judging
 from loopwright.base import failpoints
 from loopwright.base.errors import DeclarationInvalid, PackageRefused, ReleaseConflict, UsageError
 from loopwright.deploy import judge, releases
 from loopwright.deploy.blocklist import bad_packages
 from loopwright.deploy.controller import advance
+from loopwright.records.attempts import Attempts
 from loopwright.records.declarations import AB, Canary, Fleet, Full, Guard, Objective, Release
 from loopwright.records.package import Segment
 from loopwright.records.releases import Arm
@@ -22,6 +24,7 @@ from loopwright.records.verdicts import Verdict
 from loopwright.records.windows import Alert
 from loopwright.tend import upkeep
 from loopwright.verbs.history import history
+from loopwright.verbs.loop_status import loop_status
 from loopwright.verbs.release import release
 
 GUARDED = Release(guards=[Guard("average_precision", tolerance=0.05, slices=["origin_slice"])], plan=PLAN)
@@ -287,6 +290,43 @@ def test_judge_of_too_many_rows_looks_at_a_sample_of_the_units_and_says_so(
         assert last.rows > 900, "rows are counted, not sampled"
         shown = {a.id: a.arm for _, a in rollout.answers if a.id in last.shown_by}
         assert set(shown.values()) == ({"canary"} if answer == "back" else set())
+
+
+def test_silent_judge_holds_the_stage_raises_an_alert_and_status_says_since_when(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rollout = Rollout(tmp_path, EQUAL, release=GUARDED)
+    with rollout.home as home:
+        rollout.serve(300)
+        last = rollout.clock.now()
+        monkeypatch.setattr(judging, "progress", lambda *_: 1 / 0)
+
+        def told() -> str:
+            upkeep(home, rollout.loop, until=rollout.clock.now(), attempts=Attempts(LOOP))
+            entry = home.ledger.latest(Alert, loop=LOOP, key=judging.SILENT)
+            return "" if entry is None else f"{entry.record.state}: {entry.record.detail}"
+
+        rollout.clock.advance(timedelta(minutes=9))
+        assert told() == ""
+        rollout.clock.advance(timedelta(minutes=2))
+        assert f"open: no verdict since {last:%Y-%m-%d %H:%M} UTC" in told()
+        assert rollout.state.stage == 0
+        deploy = next(stage for stage in loop_status(home, LOOP).stages if stage.stage == "deploy")
+        assert (deploy.state, f"no verdict since {last:%Y-%m-%d %H:%M}" in deploy.detail) == ("alert", True)
+        monkeypatch.undo()
+        assert told().startswith("closed")
+        assert next(stage for stage in loop_status(home, LOOP).stages if stage.stage == "deploy").state == "ok"
+
+
+def test_upkeep_of_many_loops_looks_for_releases_under_way_once(tmp_path: Path) -> None:
+    rollout = Rollout(tmp_path, EQUAL, release=GUARDED)
+    with rollout.home as home:
+        first = releases.history(home, LOOP)[0].record
+        for i in range(20):
+            home.ledger.put(msgspec.structs.replace(first, loop=f"loop-{i}"), loop=f"loop-{i}", key="x")
+        assert judging.loops_to_judge(home) == {LOOP}
+        releases.rollback(home, LOOP, why="no", by="a person")
+        assert judging.loops_to_judge(home) == set()
 
 
 def test_arms_of_uneven_size_are_never_a_pass(tmp_path: Path) -> None:

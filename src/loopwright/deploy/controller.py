@@ -17,16 +17,13 @@ from loopwright.deploy.strategies import new_package, stage_arms
 from loopwright.records.declarations import Loop
 from loopwright.records.entries import Entry
 from loopwright.records.releases import Arm, BadPackage, ReleaseState
-from loopwright.records.verdicts import Verdict
+from loopwright.records.verdicts import BUSY_SHARE, MAX_PAUSE, Verdict
 from loopwright.stores.home import Home
 
 BY = "loopwright"
 
-MIN_PAUSE, MAX_PAUSE, LOOKS = timedelta(seconds=5), timedelta(minutes=5), 60
-"""A stage is judged about so many times while its age doubles; at most every 5 seconds, at least every 5 minutes."""
-
-BUSY_SHARE = 0.05
-"""Of millions of rows a judge takes a while: it is busy for at most this share of the time, so that upkeep has the rest."""
+MIN_PAUSE, LOOKS = timedelta(seconds=5), 60
+"""A stage is judged about so many times while its age doubles; at most every 5 seconds, at least every 5 minutes (`MAX_PAUSE`)."""
 
 
 def progress(home: Home, loop: Loop, at: datetime) -> Verdict | None:

@@ -1,11 +1,21 @@
 """Verdicts on the stage of a release: what the judge compared, and whether the release goes on, back, or holds."""
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import ClassVar, Literal
 
 import msgspec
 
 from loopwright.records.entries import Record
+from loopwright.records.releases import ReleaseState
+
+MAX_PAUSE = timedelta(minutes=5)
+"""A stage is judged at least so often."""
+
+BUSY_SHARE = 0.05
+"""Of millions of rows a judge takes a while: it is busy for at most this share of the time, so that upkeep has the rest."""
+
+SILENT_PAUSES = 2
+"""A judge without a verdict for so many of its longest pauses is silent."""
 
 Layer = Literal["system", "behaviour", "quality"]
 """What a finding is about, quickest first: whether it answers, what it answers, whether it is right."""
@@ -78,3 +88,11 @@ class Verdict(Record, frozen=True, kw_only=True):
     def worse(self) -> list[GuardFinding]:
         """The guards in which the new package is surely worse; an experiment without an effect goes back without any."""
         return [finding for finding in self.findings if finding.verdict == "worse"]
+
+
+def silent_since(state: ReleaseState, last: Verdict | None, at: datetime) -> datetime | None:
+    """Since when a plan that is under way has no verdict although several were due (`last` is the newest on its stage); None where that is not so."""
+    if state.under_way is None:
+        return None
+    since, busy = (last.at, last.seconds / BUSY_SHARE) if last is not None else (state.since, 0.0)
+    return since if at - since > SILENT_PAUSES * max(MAX_PAUSE, timedelta(seconds=busy)) else None

@@ -32,6 +32,7 @@ from loopwright.records.entries import Entry, Problem
 from loopwright.records.evaluation import Leaderboard
 from loopwright.records.releases import ReleaseState
 from loopwright.records.turns import STAGES, LoopRecord, Stage, Step, Turn
+from loopwright.records.verdicts import Verdict, silent_since
 from loopwright.records.windows import Alert, ValueWindow, Window
 from loopwright.stores.home import Home
 from loopwright.stores.ledger.store import keys
@@ -154,6 +155,8 @@ def loops_status(home: Home, loops: Sequence[str]) -> list[LoopStatus]:
     alerts = _by_loop(ledger.newest(Alert, loops=loops, per="key"))
     windows, values = _ended(home, Window, loops), _ended(home, ValueWindow, loops)
     standings = {e.loop: e for e in ledger.newest(Standing, loops=loops)}
+    under_way = [loop for loop, state in states.items() if state.under_way is not None]
+    verdicts = {e.loop: e.record for e in ledger.newest(Verdict, loops=under_way)} if under_way else {}
     boards = _by_loop(ledger.newest(Leaderboard, loops=loops, each=3))  # a turn puts one without its fleet first
     return [
         _loop_status(
@@ -165,6 +168,7 @@ def loops_status(home: Home, loops: Sequence[str]) -> list[LoopStatus]:
                 turn_count=len(counted[loop]),
                 steps={e.record.stage: e for e in reversed(steps[loop])},
                 serving=states.get(loop),
+                silent_since=_silent_since(home, states.get(loop), verdicts.get(loop)),
                 packages=packages[loop],
                 alerts=open_alerts(alerts[loop]),
                 window=windows.get(loop),
@@ -217,6 +221,7 @@ class _LoopRecords(NamedTuple):
     turn_count: int
     steps: dict[Stage, Entry[Step]]
     serving: ReleaseState | None
+    silent_since: dt.datetime | None
     packages: list[str]
     alerts: list[Alert]
     window: Entry[Window] | None
@@ -239,7 +244,7 @@ def _loop_status(home: Home, loop: str, known: _LoopRecords) -> LoopStatus:
     rule = counted_from(serving) if serving is not None and (alone or (made is not None and made.phase == 1)) else None
     live = _framed(declared, steps.get("scope"))
     if serving or "deploy" in steps:
-        live["deploy"] = _deploy(serving, steps.get("deploy"), count, last)
+        live["deploy"] = _deploy(serving, steps.get("deploy"), count, last, known.silent_since)
     leaks = made.leaks if made is not None else []
     if "develop" in steps and (leaks or (known.boards and known.boards[0].leak_suspected)):
         serves = f"; package {package[:12]}, which serves, is too good to be true: {'; '.join(leaks)}" if leaks else ""
@@ -344,7 +349,18 @@ def _stage(
     return StageState(stage=stage, state="ok", detail=step.record.summary, at=step.at)
 
 
-def _deploy(serving: ReleaseState | None, step: Entry[Step] | None, predictions: int, last: dt.datetime | None) -> _Live:
+def _silent_since(home: Home, state: ReleaseState | None, verdict: Verdict | None) -> dt.datetime | None:
+    mine = verdict is not None and state is not None and verdict.generation == state.generation
+    return silent_since(state, verdict if mine else None, home.clock.now()) if state is not None else None
+
+
+def _deploy(
+    serving: ReleaseState | None,
+    step: Entry[Step] | None,
+    predictions: int,
+    last: dt.datetime | None,
+    silent: dt.datetime | None = None,
+) -> _Live:
     refused = step is not None and bool(step.record.output.get("reasons")) and not step.record.output.get("released")
     if serving is None:
         return Judged("watch" if refused else "not yet", step.record.summary if step is not None else "nothing serves"), None
@@ -352,6 +368,10 @@ def _deploy(serving: ReleaseState | None, step: Entry[Step] | None, predictions:
     if (stage := serving.under_way) is not None:
         new = "" if new_package(serving) == serving.champion.package else f" of {new_package(serving)[:12]}"
         detail += f"; release under way: {rules_of(stage).words(stage)}{new}, stage {serving.stage + 1} of {len(serving.plan)}"
+    if silent is not None:
+        return Judged(
+            "alert", f"{detail}; no verdict since {silent:%Y-%m-%d %H:%M} UTC, so it holds: `loopwright tend` judges it"
+        ), silent
     if step is not None and refused and step.at > serving.since:
         return Judged("watch", f"{detail}; {step.record.summary}"), step.at
     return Judged("ok", detail), last or serving.since
