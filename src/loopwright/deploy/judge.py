@@ -24,14 +24,12 @@ from typing import Literal, NamedTuple
 
 import msgspec
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 
 from loopwright.base.arrays import Array
 from loopwright.base.text import count, duration_text, number
 from loopwright.deploy.experiment import GoalState, goal_state, rows_needed
-from loopwright.deploy.gate import slice_values
 from loopwright.deploy.guards import declared_guards
+from loopwright.deploy.joined_rows import JoinedRows, joined_rows, unit_sample
 from loopwright.deploy.phases import Phase, phases
 from loopwright.deploy.strategies import new_package, rules_of
 from loopwright.deploy.traffic import Sides, arm_rows, hits_sql, shares, shown_by
@@ -39,9 +37,7 @@ from loopwright.records.declarations import Guard, Loop, duration
 from loopwright.records.releases import ReleaseState
 from loopwright.records.verdicts import GuardFinding, GuardVerdict, Layer, Verdict
 from loopwright.stores.home import Home
-from loopwright.stores.outcomes.labelled import EARLY, Known, known, with_truth
-from loopwright.stores.packages.probe import Probed, open_probed
-from loopwright.stores.prediction_log.scan import LogPart, UnitSample, known_outcomes
+from loopwright.stores.outcomes.labelled import Known
 from loopwright.tasks import metrics
 from loopwright.tasks.metrics import sequence
 from loopwright.tasks.metrics.estimate import statistics_of, unit_codes
@@ -65,7 +61,6 @@ MAX_SHOWN = 20
 MAX_COUNTED, MAX_COMPARED = 2**21, 2**19
 """With more rows, and with more rows with an outcome, a sample of the units is looked at."""
 
-_COMPARED = ["_id", "_at", "_package", "_arm", "_score", "_label", "_values", "_unit", "_of_file"]
 _HALF = 0.5
 
 
@@ -85,17 +80,6 @@ class _Compared(NamedTuple):
     alpha: float
     stops_only: bool = False
     part: tuple[str, str] = ("", "")
-
-
-class _Joined(NamedTuple):
-    """Rows of both arms with a known outcome: what was answered, units (None: each row is one), arm (`Phase.side`), ids, slices; of one of 2^`halvings` units."""
-
-    known: Known
-    units: Array | None
-    side: Array
-    ids: pa.ChunkedArray
-    slices: dict[str, Array]
-    halvings: int
 
 
 def judge(home: Home, loop: Loop, states: Sequence[ReleaseState], at: datetime) -> Verdict:
@@ -210,7 +194,7 @@ class _Judge:
     def _technical(self, counted: Sides) -> list[GuardFinding]:
         """The findings of the quick layers in the current phase."""
         phase, slow_us = self.phases[-1], self._slow_us()
-        sample = self._sample(counted.most("rows"), MAX_COUNTED)
+        sample = unit_sample(self.loop, self.state, counted.most("rows"), MAX_COUNTED)
         alpha = sequence.level_of(self.alpha / self._guards, sample.halvings)
         found = []
         for name, (old, new) in shares(self.home, self.loop.name, phase, sample, slow_us).items():
@@ -224,10 +208,6 @@ class _Judge:
             found.append(finding)
             self.uneven = self._uneven(int(old.units), int(new.units), sequence.level_of(UNEVEN_ALPHA, sample.halvings))
         return found
-
-    def _sample(self, rows: int, most: int) -> UnitSample:
-        """The units to look at so that of so many rows at most so many are left."""
-        return UnitSample(self.unit, self.state.salt, sequence.halvings_of(rows, most))
 
     def _uneven(self, old: int, new: int, alpha: float) -> str:
         """Why the numbers of units in both arms cannot be chance (sample ratio mismatch; Fabijan et al. 2019, KDD), empty where they can."""
@@ -278,16 +258,14 @@ class _Judge:
         unknown = [self._unknown(guard, stops_only) for guard, stops_only in guards]
         if self.at < phase.start + duration(self.loop.outcome.wait):
             return unknown, (0, 0)
-        found = self._joined(phase, counted)
+        sliced = any(guard.slices for guard, _ in guards)
+        found = joined_rows(self.home, self.loop, phase, counted, self.at, most=MAX_COMPARED, sliced=sliced)
         if found is None:
             return unknown, (0, 0)
+        self.sampled = min(self.sampled, 0.5**found.halvings)
         alpha = sequence.level_of(self.alpha / self._guards, found.halvings)
-        parts: dict[tuple[str, str], Array] = {("", ""): np.ones(len(found.side), np.bool_)}
-        for name, values in found.slices.items():
-            code = pa.array(values).dictionary_encode()
-            codes = code.indices.to_numpy()
-            parts |= {(name, value): codes == i for i, value in enumerate(code.dictionary.to_pylist())}
-        wanted: dict[tuple[str, str], list[_Compared]] = {part: [] for part in sorted(parts)}
+        parts = found.parts
+        wanted: dict[tuple[str, str], list[_Compared]] = {part: [] for part in parts}
         for guard, stops_only in guards:
             if metrics.problem(guard.metric, list(found.slices), found.known.output) or ":" in guard.metric:
                 continue  # a gap between slices is no mean over rows: its slices are compared
@@ -301,45 +279,7 @@ class _Judge:
         counts = [int((found.side == which).sum()) for which in (0, 1)]
         return sorted(findings, key=lambda f: order.index(f.metric)), (counts[0], counts[1])
 
-    def _joined(self, phase: Phase, counted: Sides) -> "_Joined | None":
-        """The rows of both arms whose outcome is known, of a sample of the units where they are too many; None where there are none."""
-        outcome, rows = self.loop.outcome, counted.most("waited")
-        if outcome.absent is None and rows > MAX_COMPARED:
-            rows = min(rows, known_outcomes(self.home, self.loop.name, since=phase.start - EARLY, known_by=self.at))
-        sample = self._sample(rows, MAX_COMPARED)
-        self.sampled = min(self.sampled, 0.5**sample.halvings)
-        sliced = any(guard.slices for guard, _ in self._quality_guards)
-        package = open_probed(self.home.packages, self.former.package) if sliced else None
-        joined = with_truth(
-            self.home,
-            self.loop.name,
-            outcome,
-            start=phase.start,
-            end=phase.ends[-1],
-            known_at=self.at,
-            part=LogPart(phase.arms, self._columns(phase, package), sample if sample.halvings else None),
-        )
-        side = phase.side(joined["_at"].to_numpy().astype("datetime64[us]"), joined["_arm"].to_numpy().astype(str))
-        joined, side = joined.filter(pa.array(side >= 0)), side[side >= 0]
-        if not joined.num_rows:
-            return None
-        outputs = {
-            digest: open_probed(self.home.packages, digest).manifest.output
-            for digest in pc.unique(joined["_package"]).to_pylist()
-        }
-        found = known(joined, outcome, outputs, self.unit)
-        slices = slice_values(package, joined.filter(pa.array(found.rows)), None) if package is not None else {}
-        units = found.units if len(np.unique(found.units)) < len(found.units) else None
-        return _Joined(found, units, side[found.rows], joined["_id"].filter(pa.array(found.rows)), slices, sample.halvings)
-
-    def _columns(self, phase: Phase, sliced: Probed | None) -> list[str]:
-        """The columns of the log that the comparison needs."""
-        packages = {arm.package for state in phase.states for arm in state.arms}
-        times = [self.home.packages.manifest(digest).event_time for digest in sorted(packages)]
-        of_slices = sliced.graph("slices.onnx").columns if sliced is not None and "slices.onnx" in sliced.files else []
-        return list(dict.fromkeys(c for c in [*_COMPARED, self.unit, self.loop.outcome.group, *times, *of_slices] if c))
-
-    def _compared(self, wanted: Sequence["_Compared"], joined: "_Joined", mask: Array) -> list[GuardFinding]:
+    def _compared(self, wanted: Sequence[_Compared], joined: JoinedRows, mask: Array) -> list[GuardFinding]:
         """Metrics on the rows of `mask`, each arm by itself."""
         sides, labelled = [], joined.known
         for which in (0, 1):
@@ -362,7 +302,7 @@ class _Judge:
             findings.append(self._finding(one, difference, (old_units.rows, new_units.rows)))
             if findings[-1].verdict == "worse":
                 places = np.flatnonzero(mask & (joined.side == 1))
-                self.ids += joined.ids.take(_most_wrong(labelled, places)[:MAX_SHOWN]).to_pylist()
+                self.ids += joined.logged["_id"].take(_most_wrong(labelled, places)[:MAX_SHOWN]).to_pylist()
         return findings
 
     def _finding(self, wanted: _Compared, difference: ArmDifference, rows: tuple[int, int]) -> GuardFinding:
