@@ -11,7 +11,19 @@ import re
 from benchmarks.honesty.claims import Claim, Measured, measure
 from benchmarks.report import RESULTS, put, section, software, table
 
-FILES = ("intervals", "nonnegative", "totals", "guards", "calibration", "choices", "decay", "drift", "leakage", "releases")
+FILES = (
+    "intervals",
+    "nonnegative",
+    "totals",
+    "guards",
+    "calibration",
+    "choices",
+    "decay",
+    "drift",
+    "leakage",
+    "releases",
+    "experiments",
+)
 TITLE = "Honesty of numbers"
 HEAD = ["claim", "what is claimed", "nominal", "measured ± standard error", "trials", "definite", ""]
 NOT_MET = "**not met**"

@@ -13,7 +13,9 @@ from loopwright.base.markdown import plain as escaped
 from loopwright.base.markdown import table as markdown_table
 from loopwright.base.text import number
 from loopwright.cli import terminal
+from loopwright.deploy.analysis import DayEffect, MetricEffect
 from loopwright.deploy.guards import Check
+from loopwright.deploy.power import Power, PowerPoint
 from loopwright.deploy.serving.heartbeat import Standing, WorkerState
 from loopwright.parity import ColumnParity, Parity
 from loopwright.records.declarations import Column, Table
@@ -24,6 +26,7 @@ from loopwright.stores.prediction_log.bulk import Predicted
 from loopwright.verbs.cases import Case, Cases
 from loopwright.verbs.checked import Checked, CheckItem
 from loopwright.verbs.contract import ContractShown, ContractVersion
+from loopwright.verbs.experiment import ExperimentReport
 from loopwright.verbs.export import ExportedPackage, ExportedPort
 from loopwright.verbs.init import Made
 from loopwright.verbs.leaderboard import Standings
@@ -180,6 +183,67 @@ ANSWERS: list[tuple[Any, list[str]]] = [
             )
         ],
         ["b.csv: rows that repeat key and moment of earlier ones: 4; the last counts"],
+    ),
+    (
+        ExperimentReport(
+            loop="late-arrival",
+            verdict="The new package is better: brier -0.021.",
+            generation=7,
+            stage="A/B 50 %",
+            start=datetime(2013, 6, 3, tzinfo=UTC),
+            package="a" * 64,
+            former="b" * 64,
+            units=2100,
+            control_units=2050,
+            sampled=0.25,
+            exported="units.json",
+            effects=[
+                MetricEffect(
+                    metric="brier",
+                    higher_is_better=False,
+                    rows=4,
+                    control_rows=4,
+                    units=2100,
+                    control_units=2050,
+                    primary=True,
+                    answer="better",
+                    new=0.13,
+                    old=0.151,
+                    effect=-0.021,
+                    low=-0.03,
+                    high=-0.012,
+                    always_low=-0.04,
+                    always_high=-0.002,
+                ),
+                MetricEffect(
+                    metric="recall",
+                    higher_is_better=True,
+                    rows=4,
+                    control_rows=4,
+                    units=4,
+                    control_units=4,
+                    slice="carrier",
+                    value="UA",
+                ),
+            ],
+            days=[DayEffect(day="2013-06-03", metric="brier", effect=-0.02, low=-0.05, high=0.01, rows=9, control_rows=8)],
+            power=Power(
+                metric="brier", source="the experiment itself", curve=[PowerPoint(days=7, units=900, smallest_effect=0.014)]
+            ),
+        ),
+        [
+            "The new package is better",
+            "release 7, A/B 50 %",
+            "2,100 units",
+            "of 1 in 4 units",
+            "brier (primary)",
+            "[-0.030, -0.012]",
+            "recall on carrier UA",
+            "too few to tell",
+            "brier by day",
+            "7 days",
+            "units are in units.json",
+        ],
     ),
     (sample.history(), ["2013-06-03 03:00", "b7702e55b770", "lightgbm", "tend"]),
     (switched(), ["late-arrival: 3fa91c0d3fa9 serves since 2013-04-01 03:00"]),

@@ -36,25 +36,26 @@ PLAN: list[Canary | AB | Full] = [
 
 
 class Rollout:
-    """`old` serves, and `new` is released by a plan; `serve` answers flights and tells their outcomes `wait` later."""
+    """`old` serves, and `new` is released by a plan; `serve` answers flights and tells their outcomes `wait` later.
+
+    `before` flights are answered before the plan. With `tails` so many aircraft are the units, each with a noise of its own.
+    """
 
     def __init__(self, folder: Path, new: Any, *, plan: Any = PLAN, seed: int = 1, **changes: Any) -> None:
         self.clock = SimulatedClock(NOW)
         self.home = opened(folder, self.clock)
         outcome = msgspec.structs.replace(declared().outcome, wait=changes.pop("wait", "30m"))
         old = changes.pop("old", {})
-        self.loop: Loop = msgspec.structs.replace(declared(), outcome=outcome, **changes)
+        self.loop: Loop = msgspec.structs.replace(
+            declared(), outcome=outcome, **{name: value for name, value in changes.items() if name not in ("tails", "before")}
+        )
+        self.tails = changes.pop("tails", 0)
+        if self.tails:
+            self.loop = msgspec.structs.replace(self.loop, unit="tail")
         self.home.ledger.put(self.loop.record("loop.py"), loop=LOOP, key=LOOP)
         self.old = package(self.home.packages, **old).digest
         self.new = package(self.home.packages, **new).digest
         releases.release(self.home, LOOP, self.old, why="first")
-        self.clock.advance(timedelta(minutes=1))
-        self.plan = Strategy("plan", "", plan)
-        with (
-            pytest.MonkeyPatch.context() as patch
-        ):  # else an equal package would be sent back in some runs of the tests, by chance
-            patch.setattr(plans, "new_id", lambda _at: f"{seed:032x}")
-            releases.release(self.home, LOOP, self.new, strategy=self.plan, why="is it better?")
         self.rng = np.random.default_rng(seed)
         self.number, self.answers = 0, list[tuple[int, Prediction]]()
         self.due: list[tuple[int, OutcomeRow]] = []
@@ -62,6 +63,16 @@ class Rollout:
         self.loses: Callable[[Prediction], bool] = lambda _: False
         self.alters: Callable[[Prediction], Prediction] = lambda answer: answer
         self.cache = PackageCache(lambda key: Predictor(open_probed(self.home.packages, key), Weather(), self.clock))
+        if before := changes.pop("before", 0):
+            self.serve(before, timedelta(days=2))
+            self.verdicts.clear()
+        self.clock.advance(timedelta(minutes=1))
+        self.plan = Strategy("plan", "", plan, self.loop.unit or "")
+        with (
+            pytest.MonkeyPatch.context() as patch
+        ):  # else an equal package would be sent back in some runs of the tests, by chance
+            patch.setattr(plans, "new_id", lambda _at: f"{seed:032x}")
+            releases.release(self.home, LOOP, self.new, strategy=self.plan, why="is it better?")
 
     @property
     def state(self) -> ReleaseState:
@@ -78,13 +89,16 @@ class Rollout:
             flight(self.number + i, delay=float(d), origin=str(o), pushed_back_at=at)
             for i, (d, o, at) in enumerate(zip(delays, self.rng.choice(["JFK", "EWR", "LGA"], rows), moments, strict=True))
         ]
+        own = np.arange(self.number, self.number + rows) % max(1, self.tails)
+        if self.tails:
+            asked = [one | {"tail": f"N{tail}"} for one, tail in zip(asked, own.tolist(), strict=True)]
         self.number += rows
         ids = [new_ids(NOW + timedelta(microseconds=at - microseconds(NOW)), 1)[0] for at in moments]
         answers = Arms(state, self.cache, self.cache.load).answer(asked, ids=ids, at_us=moments)
         answers = [self.alters(answer) for answer in answers if not self.loses(answer)]
         self.answers += [(state.generation, answer) for answer in answers]
         wait = microseconds(NOW + timedelta(minutes=20)) - microseconds(NOW)
-        truth = delays + self.rng.normal(0, 12, rows)
+        truth = delays + self.rng.normal(0, 12, rows) * np.where(own % 2, 0.3, 3.0 if self.tails else 1.0)
         for answer, at, late in zip(answers, moments, truth, strict=False):
             values = {"landed_at": at + wait, "arr_delay": float(np.clip(late, -180, 1440))}
             self.due.append((at + wait, OutcomeRow(

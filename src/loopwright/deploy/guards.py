@@ -34,6 +34,7 @@ from loopwright.stores.packages.probe import Probed
 from loopwright.stores.packages.store import Package
 from loopwright.tasks import metrics
 from loopwright.tasks.metrics import Answered
+from loopwright.tasks.metrics.effect import holm_adjusted
 
 SEED = 20_130_401
 MIN_ROWS = 100
@@ -228,12 +229,7 @@ def _verdict(c: GuardComparison, worse: bool) -> Verdict:
 
 def holm(p: Sequence[float], level: float) -> list[bool]:
     """Which hypotheses Holm's step-down procedure rejects at family-wise `level` (Holm 1979)."""
-    rejected = [False] * len(p)
-    for rank, i in enumerate(sorted(range(len(p)), key=p.__getitem__)):
-        if p[i] > level / (len(p) - rank):
-            break
-        rejected[i] = True
-    return rejected
+    return [each <= level for each in holm_adjusted(p)]
 
 
 def declared_guards(scope: Scope, release: Release) -> list[Guard]:

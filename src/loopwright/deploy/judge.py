@@ -211,9 +211,7 @@ class _Judge:
 
     def _uneven(self, old: int, new: int, alpha: float) -> str:
         """Why the numbers of units in both arms cannot be chance (sample ratio mismatch; Fabijan et al. 2019, KDD), empty where they can."""
-        shares = {arm.name: arm.share for arm in self.state.arms}
-        wanted = [shares.get(self.rules.old_arm(list(shares)), 0.0), shares[self.rules.new_arm]]
-        due, of_new = wanted[1] / sum(wanted), sequence.Share(new, old + new)
+        due, of_new = self.phases[-1].due, sequence.Share(new, old + new)
         if not (old + new and 0 < due < 1):
             return ""
         low, high = (sequence.share_end(of_new, alpha, upper=upper) for upper in (False, True))

@@ -29,10 +29,22 @@ class Phase(NamedTuple):
         return sorted({arm for pair in self._pairs for arm in pair})
 
     @property
+    def pair(self) -> tuple[str, str]:
+        """The old and the new arm of the last stage."""
+        return self._pairs[-1]
+
+    @property
     def _pairs(self) -> list[tuple[str, str]]:
         """The old and the new arm of each stage."""
         rules = [rules_of(state.plan[state.stage]) for state in self.states]
         return [(of.old_arm([a.name for a in state.arms]), of.new_arm) for of, state in zip(rules, self.states, strict=True)]
+
+    @property
+    def due(self) -> float:
+        """The share of the units of both arms that the new package is due, in the last stage."""
+        shares = {arm.name: arm.share for arm in self.states[-1].arms}
+        old, new = (shares.get(name, 0.0) for name in self._pairs[-1])
+        return new / (old + new) if new else 0.0
 
     def side(self, at: Array, arm: Array) -> Array:
         """1 for a row of the new package's arm, 0 for one of the arm that it is compared with, -1 for any other [N]."""

@@ -74,6 +74,8 @@ VERBS: tuple[Verb, ...] = (
     Verb("predict", "deploy", "loopwright.verbs.predict:predict", "Predict every row of a file, logged as requests are.",
          "loopwright predict late-arrival departures.csv --out late.csv", True, ("cli",), needs_home=True),
     Verb("history", "deploy", "loopwright.verbs.history:history", "List the releases: what served when, by whom, why.", "loopwright history late-arrival", False, needs_home=True),
+    Verb("experiment", "deploy", "loopwright.verbs.experiment:experiment", "Analyse a release with two arms as an experiment, or plan one.",
+         "loopwright experiment late-arrival --export units.parquet", False, ("cli",), needs_home=True),
     Verb("tend", "loop", "loopwright.verbs.tend:tend", "Run upkeep: commit logs, join outcomes, monitor, compute value, retrain.", "loopwright tend --once", True, ("cli",)),
     Verb("replay", "loop", "loopwright.verbs.replay:replay", "Run the loop against history, on a simulated clock.",
          "loopwright replay examples/flights --start 2013-04-01 --end 2013-07-01 --policy monthly", True, ("cli",)),

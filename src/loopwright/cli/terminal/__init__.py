@@ -27,6 +27,7 @@ PICTURES = {
     "ReportFile": "report:report", "ExportedPackage": "export:exported", "Made": "init:made",
     "list[Ingested]": "tables:ingested", "list[OutcomesMended]": "tables:ingested", "Quarantined": "tables:quarantined",
     "ContractShown": "contract:contract", "Profile": "tables:profile", "Case": "cases:case", "Cases": "cases:cases", "Parity": "parity:parity",
+    "ExperimentReport": "experiment:experiment",
 }  # fmt: skip
 """Module and function by the name of an answer's type, as text: a command loads the picture of its own answer only.
 
