@@ -7,7 +7,6 @@ The loop is the small one of the test suite; answers are those of an engine with
 """
 
 import argparse
-import resource
 import statistics
 import tempfile
 import time
@@ -72,10 +71,12 @@ def logged(folder: Path, rows: int) -> Rollout:
     predicted, known = (home.lake.read(f"{kind}.{LOOP}") for kind in ("predictions", "outcomes"))
     known = known.take(pc.index_in(predicted["_id"], known["_prediction"]))
     predicted, known = (of.filter(known["_id"].is_valid()) for of in (predicted, known))
-    rng = np.random.default_rng(0)
+    rng, arm = np.random.default_rng(0), predicted["_arm"].to_numpy().astype(str)
+    sides = [np.flatnonzero(arm == name) for name in np.unique(arm)]
     for first in range(0, rows, PART):
         numbers = pa.array(np.arange(first, first + min(PART, rows - first))).cast(pa.string())
-        chosen = pa.array(rng.integers(0, known.num_rows, len(numbers)))
+        new, old = (rng.choice(side, len(numbers)) for side in sides)  # units are divided evenly
+        chosen = pa.array(np.where(rng.random(len(numbers)) < 0.5, new, old))
         units = pc.binary_join_element_wise("flight", numbers, "-")
         ids = pc.utf8_lpad(numbers, 32, "0")
         hours = pa.array(rng.integers(0, SLICES, len(numbers)))
@@ -91,19 +92,22 @@ def logged(folder: Path, rows: int) -> Rollout:
     return rollout
 
 
-def judged(folder: Path, rows: int) -> tuple[float, float]:
-    """Seconds and MiB (at the most, above what was there) of a verdict over a log of so many rows with outcomes."""
+def judged(folder: Path, rows: int) -> tuple[float, float, float]:
+    """Seconds, seconds of processor, and MiB (at the most, above what was there) of a verdict over a log of so many rows with outcomes."""
     rollout = logged(folder, rows)
     with rollout.home as home:
         states = [entry.record for entry in releases.history(home, LOOP)]
-        before, begun = _peak(), time.perf_counter()
+        before, begun, used = _peak(reset=True), time.perf_counter(), time.process_time()
         judge(home, rollout.loop, states, rollout.clock.now())
-        return time.perf_counter() - begun, (_peak() - before) / 1024
+        return time.perf_counter() - begun, time.process_time() - used, (_peak() - before) / 1024
 
 
-def _peak() -> int:
-    """KiB of memory that this process had at the most."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+def _peak(*, reset: bool = False) -> int:
+    """KiB of memory that this process had at the most, since a `reset` (Linux)."""
+    if reset:
+        Path("/proc/self/clear_refs").write_text("5")
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0])
 
 
 def main() -> None:
@@ -121,9 +125,11 @@ def main() -> None:
                 [f"an answer to {rows} row{'s' * (rows > 1)}, canary 50 % over direct", f"{ratio:.2f}", f"<= {most}", met]
             )
         count = 500_000 if quick else 10_000_000
-        seconds, mib = judged(Path(folder) / "judged", count)
+        seconds, used, mib = judged(Path(folder) / "judged", count)
         what = f"a verdict over {count:,} rows, {len(GUARDS)} guards, {SLICES} slice values"
-        lines.append([what, f"{seconds:.1f} s", "<= 10 s", "met" if seconds <= 10 else "**not met**"])
+        lines.append(
+            [what, f"{seconds:.1f} s, {used:.1f} s of processor", "<= 10 s", "met" if seconds <= 10 else "**not met**"]
+        )
         lines.append(
             ["... memory above what was there", f"{mib:,.0f} MiB", "<= 1,024 MiB", "met" if mib <= 1024 else "**not met**"]
         )
