@@ -75,8 +75,8 @@ def logged(folder: Path, rows: int) -> Rollout:
     sides = [np.flatnonzero(arm == name) for name in np.unique(arm)]
     for first in range(0, rows, PART):
         numbers = pa.array(np.arange(first, first + min(PART, rows - first))).cast(pa.string())
-        new, old = (rng.choice(side, len(numbers)) for side in sides)  # units are divided evenly
-        chosen = pa.array(np.where(rng.random(len(numbers)) < 0.5, new, old))
+        one, other = (rng.choice(side, len(numbers)) for side in sides)  # units are divided evenly
+        chosen = pa.array(np.where(rng.random(len(numbers)) < 0.5, one, other))
         units = pc.binary_join_element_wise("flight", numbers, "-")
         ids = pc.utf8_lpad(numbers, 32, "0")
         hours = pa.array(rng.integers(0, SLICES, len(numbers)))

@@ -12,7 +12,7 @@ from tests.deploy.rollouts import PLAN, Rollout
 
 from loopwright import judging
 from loopwright.base import failpoints
-from loopwright.base.errors import DeclarationInvalid, PackageRefused, ReleaseConflict, UsageError
+from loopwright.base.errors import DeclarationInvalid, PackageRefused, ReleaseBlocked, ReleaseConflict
 from loopwright.deploy import judge, releases
 from loopwright.deploy.blocklist import bad_packages
 from loopwright.deploy.controller import advance
@@ -237,7 +237,7 @@ def test_second_plan_is_refused_while_one_is_under_way_and_direct_ends_it(tmp_pa
     rollout = Rollout(tmp_path, EQUAL, release=GUARDED)
     with rollout.home as home:
         another = package(home.packages, weight=0.07).digest
-        with pytest.raises(UsageError, match=r"another release is under way.*rollback"):
+        with pytest.raises(ReleaseBlocked, match=r"another release is under way.*rollback"):
             release(home, LOOP, another)
         rollout.serve(2500)
         assert history(home, LOOP).verdict is not None

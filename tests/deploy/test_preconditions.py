@@ -14,10 +14,10 @@ from loopwright.base.errors import DeclarationInvalid, NotFound, PackageNotFound
 from loopwright.deploy import releases
 from loopwright.deploy.pending import begin_pending, person
 from loopwright.deploy.preconditions import tier_misses, waiting
+from loopwright.judging import judge_release
 from loopwright.monitor.alerts import close_alert, open_alerts, raise_alert
 from loopwright.records.declarations import Canary, Full, Guard, Loop, Release, Scope
 from loopwright.stores.home import Home
-from loopwright.tend import judge_release
 from loopwright.verbs.cases import approve, cases, reject
 from loopwright.verbs.release import release
 
