@@ -10,7 +10,7 @@ from typing import NamedTuple
 import pytest
 from tests import house
 
-MAX_LINES = 60_764
+MAX_LINES = 60_773
 """Lines of source. The goal is 34,500."""
 
 

@@ -18,7 +18,9 @@ from loopwright.judging import judge_release
 from loopwright.monitor.alerts import close_alert, open_alerts, raise_alert
 from loopwright.records.declarations import Canary, Full, Guard, Loop, Release, Scope
 from loopwright.stores.home import Home
-from loopwright.verbs.cases import approve, cases, reject
+from loopwright.verbs.approve import approve
+from loopwright.verbs.cases import cases
+from loopwright.verbs.reject import reject
 from loopwright.verbs.release import release
 
 FRIDAY = datetime(2024, 5, 3, 17, 0, tzinfo=UTC)

@@ -1,4 +1,4 @@
-"""The verbs `cases`, `approve` and `reject`: releases that wait for people or for their moment."""
+"""The verb `cases`: releases that wait for people or for their moment."""
 
 from collections.abc import Sequence
 from contextlib import suppress
@@ -49,33 +49,8 @@ def cases(home: Home, loop: str | None = None) -> Cases:
     return Cases(cases=[_case(home, pending) for pending in sorted(found, key=lambda pending: pending.opened)])
 
 
-def approve(home: Home, loop: str, package: str = "", *, why: str = "", request_id: str = "") -> Case:
-    """Approve a release that waits for it, as one of the approvers of the loop's scope; it begins once nothing keeps it from beginning.
-
-    Nobody approves what they asked for themselves. A second word of the same person replaces the first.
-
-    Args:
-        loop: name of the loop.
-        package: the package, or the beginning of its digest (default: the one that waits).
-        why: the reason in one sentence, for the audit trail (required).
-        request_id: an idempotency key: a repeated request returns the same answer and changes nothing.
-    """
-    return _decide(home, loop, package, "approve", why, request_id)
-
-
-def reject(home: Home, loop: str, package: str = "", *, why: str = "", request_id: str = "") -> Case:
-    """Reject a release that waits, as one of the approvers of the loop's scope; it never begins.
-
-    Args:
-        loop: name of the loop.
-        package: the package, or the beginning of its digest (default: the one that waits).
-        why: the reason in one sentence, for the audit trail (required).
-        request_id: an idempotency key: a repeated request returns the same answer and changes nothing.
-    """
-    return _decide(home, loop, package, "reject", why, request_id)
-
-
-def _decide(home: Home, loop: str, package: str, answer: Literal["approve", "reject"], why: str, request: str) -> Case:
+def decide(home: Home, loop: str, package: str, answer: Literal["approve", "reject"], why: str, request: str) -> Case:
+    """Record what one of the approvers says about the release that waits, and begin or end it where that decides it."""
     check_reason(why)
     declared = known_loop(home, loop)
     newest = home.ledger.latest(PendingRelease, loop=loop)
