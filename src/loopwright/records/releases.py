@@ -1,5 +1,8 @@
 """The release record: the packages that serve a loop, their shares, since when, by whom and why."""
 
+import math
+from bisect import bisect_right
+from collections.abc import Sequence
 from datetime import datetime
 from hashlib import blake2b
 from typing import ClassVar, Literal
@@ -27,6 +30,38 @@ class Arm(msgspec.Struct, frozen=True, kw_only=True):
     share: float = 1.0
     name: str = CHAMPION
     heuristic: bool = False
+
+
+class Division:
+    """Divides units (keys as text) between arms: the same unit gets the same arm in every process, by a keyed hash.
+
+    The arms divide [0, 1) in their order by their shares, and the unit falls where its BLAKE2b (RFC 7693), keyed with
+    `salt`, does. An arm keeps all its units when its share grows and no other's does; arms that grow at both ends of the
+    list at the cost of one between them keep theirs too. A cryptographic hash, because others correlate assignments of
+    different salts (Kohavi, Longbotham, Sommerfield & Henne 2009, Controlled experiments on the web, section 4.1).
+    """
+
+    def __init__(self, arms: Sequence[Arm], salt: str) -> None:
+        self._keyed = blake2b(digest_size=8, key=salt.encode()[:64])
+        self._ends, end = list[bytes](), 0.0
+        for arm in arms[:-1]:  # the last one has the rest: shares add up to one but for the last bit
+            end += arm.share
+            place = math.ceil(end * 2**53) << 11  # of the hash 53 bits count, as many as a float holds
+            self._ends.append(place.to_bytes(8) if place < 2**64 else b"\xff" * 9)
+
+    def __call__(self, units: Sequence[str]) -> list[int]:
+        """The number of each unit's arm."""
+        copy, ends = self._keyed.copy, self._ends
+        try:
+            texts = [unit.encode() for unit in units]
+        except UnicodeEncodeError:
+            texts = [unit.encode("utf-8", "surrogatepass") for unit in units]
+        found = []
+        for text in texts:
+            keyed = copy()
+            keyed.update(text)
+            found.append(bisect_right(ends, keyed.digest()))
+        return found
 
 
 class BadPackage(Record, frozen=True, kw_only=True):
@@ -86,21 +121,8 @@ class ReleaseState(Record, frozen=True, kw_only=True):
         return next(arm for arm in self.arms if arm.name == CHAMPION)
 
     def arm_for(self, unit: str) -> Arm:
-        """The arm that answers a unit (a key as text): the same one in every process, by a keyed hash of the unit.
-
-        The arms divide [0, 1) in their order by their shares, and the unit falls where its BLAKE2b (RFC 7693), keyed with
-        `salt`, does. An arm keeps all its units when its share grows and no other's does; arms that grow at both ends of the
-        list at the cost of one between them keep theirs too. A cryptographic hash, because others correlate assignments of
-        different salts (Kohavi, Longbotham, Sommerfield & Henne 2009, Controlled experiments on the web, section 4.1).
-        """
-        key, text = self.salt.encode()[:64], unit.encode("utf-8", "surrogatepass")
-        at = (int.from_bytes(blake2b(text, digest_size=8, key=key).digest(), "big") >> 11) / 2**53
-        end = 0.0
-        for arm in self.arms:
-            end += arm.share
-            if at < end:
-                return arm
-        return self.arms[-1]  # shares add up to one but for the last bit
+        """The arm that answers a unit (a key as text): see `Division`."""
+        return self.arms[Division(self.arms, self.salt)([unit])[0]]
 
     @property
     def under_way(self) -> AnyStage | None:

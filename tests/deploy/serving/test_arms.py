@@ -10,10 +10,14 @@ from tests.deploy.bodies import text
 from tests.deploy.loops import LOOP, REQUESTS, Weather, flight, opened, package
 from tests.deploy.strategies.half import HALF
 
+from loopwright.base.clock import microseconds
 from loopwright.base.errors import PackageRefused
 from loopwright.deploy import releases
 from loopwright.deploy.serving import release_files
+from loopwright.deploy.serving.arms import Arms
 from loopwright.deploy.serving.engine import PredictionRequest, ServingEngine
+from loopwright.deploy.serving.package_cache import PackageCache
+from loopwright.deploy.serving.predictor import Predictor
 from loopwright.deploy.serving.registry import Registry, Watcher
 from loopwright.deploy.strategies import AT_ONCE
 from loopwright.records.declarations import Column
@@ -21,6 +25,7 @@ from loopwright.records.package import Segment
 from loopwright.records.prediction import Prediction
 from loopwright.records.releases import Arm, BadPackage, ReleaseState
 from loopwright.stores.home import Home
+from loopwright.stores.packages.probe import open_probed
 from loopwright.stores.prediction_log.read import find
 
 COUNT = 60
@@ -87,6 +92,26 @@ def test_each_unit_is_answered_by_its_arm_alone_or_in_a_batch(home: Home, served
     alone = [served.ask(n)[0] for n in range(COUNT)]
     assert [(a.unit, a.arm, a.score, a.flags) for a in alone] == [(a.unit, a.arm, a.score, a.flags) for a in together]
     assert [a.arm for a in served.ask(*range(COUNT), of_file=True)] == [a.arm for a in together]
+
+
+def test_rows_prepared_once_for_both_arms_get_the_answers_of_each_arm_by_itself(home: Home, pair: tuple[str, str]) -> None:
+    cache = PackageCache(lambda key: Predictor(open_probed(home.packages, key), Weather(), home.clock))
+    shared, apart = (Arms(now(home), cache, cache.load) for _ in range(2))
+    assert shared._alike
+    apart._alike = False
+    ids = [f"{n:032x}" for n in range(1, COUNT + 1)]
+    moment = microseconds(home.clock.now())
+    given = [
+        flight(n, pushed_back_at=moment, delay=2000.0 if n % 7 == 0 else 5.0 * n, origin="XXX" if n % 5 == 0 else "JFK")
+        for n in range(COUNT)
+    ]
+    found = [
+        [msgspec.structs.replace(a, latency_us=0.0) for a in arms.answer([dict(row) for row in given], ids=ids, at_us=moment)]
+        for arms in (shared, apart)
+    ]
+    assert found[0] == found[1]
+    assert len({a.arm for a in found[0]}) == 2
+    assert any(a.flags for a in found[0])
 
 
 def test_arm_is_logged_and_given_again_for_the_same_id(home: Home, served: Served) -> None:

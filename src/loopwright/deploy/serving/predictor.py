@@ -15,6 +15,7 @@ from loopwright.base.ids import new_ids
 from loopwright.deploy.serving.context import Contexts, ContextStore
 from loopwright.deploy.serving.deadlines import Overruns
 from loopwright.deploy.serving.heartbeat import Heartbeat, note_of
+from loopwright.deploy.serving.prepared import Prepared
 from loopwright.deploy.serving.row_checks import RowChecks
 from loopwright.deploy.serving.suspects import STRIKES, Suspects, Values, encoded, fingerprints
 from loopwright.graph.session import Feeder, Graph
@@ -108,6 +109,8 @@ class Predictor:
         rule = manifest.heuristic_threshold
         self._heuristic_threshold = manifest.threshold if rule is None else rule
         self._segment = manifest.segment.value if manifest.segment is not None else None
+        same = self._checks, self._needed, self._missing, self._key, self._made, self._moment, self._seen
+        self._preparation = *same, manifest.context, manifest.event_time
 
     @property
     def graph(self) -> Graph | None:
@@ -136,19 +139,41 @@ class Predictor:
         with none left the model is not run). Raises Unavailable when the heuristic fails as well.
         """
         started = time.perf_counter()
-        count = len(rows)
-        moments, names = self.moments(at_us, count), ids
-        if names is None:
-            names = new_ids(self.clock.now(), count)
+        moments = self.moments(at_us, len(rows))
+        names = new_ids(self.clock.now(), len(rows)) if ids is None else ids
+        prepared = self.prepare(rows, names, moments, started)
+        return self.answer_prepared(prepared, probability=probability, arm=arm, seconds=seconds)
+
+    def prepare(
+        self, rows: Sequence[dict[str, Any]], names: Sequence[str], moments: Sequence[int], started: float | None = None
+    ) -> Prepared:
+        """The first half of `answer`: all that does not depend on the model."""
+        started = time.perf_counter() if started is None else started
         inputs = self._values(rows)
-        flags: list[list[str]] = []
-        for row, at, name in zip(rows, moments, names, strict=True):
-            flags.append(self._settle(row, at, name))
+        flags = list(map(self._settle, rows, moments, names))
         contexts, ages = self._contexts.find(rows, flags)
         full = [row | context for row, context in zip(rows, contexts, strict=True)] if self._joined else rows
+        key = self._key
+        units = (
+            [str(row[key[0]]) for row in rows] if len(key) == 1 else [unit_text([row[name] for name in key]) for row in rows]
+        )
+        share = (time.perf_counter() - started) * 1e6 / max(len(rows), 1)
+        return Prepared(rows, inputs, names, moments, units, flags, contexts, ages, full, share)
+
+    def prepares_as(self, other: "Predictor") -> bool:
+        """Whether `prepare` of both gives the same: equal columns, checks, key and context, and models that use the same columns."""
+        return self._preparation == other._preparation
+
+    def answer_prepared(
+        self, prepared: Prepared, *, probability: float = 1.0, arm: str = "champion", seconds: float | None = None
+    ) -> list[Prediction]:
+        """The second half of `answer`."""
+        started = time.perf_counter()
+        rows, inputs, names, moments, units, flags, contexts, ages, full, share = prepared
+        count = len(rows)
         scores, values = self._scores(full, flags, SECONDS + count / 1000 if seconds is None else seconds, inputs)
-        latency = (time.perf_counter() - started) * 1e6 / max(count, 1)
-        package, key, segment = self.digest, self._key, self._segment
+        latency = share + (time.perf_counter() - started) * 1e6 / max(count, 1)
+        package, segment = self.digest, self._segment
         labels = self._labels(scores, values, flags)
         return [
             Prediction(
@@ -165,11 +190,11 @@ class Predictor:
                 values=numbers,
                 flags=marks,
                 latency_us=latency,
-                unit=unit_text([row[name] for name in key]),
+                unit=unit,
                 segment=segment,
             )
-            for id, at, row, context, age, score, label, numbers, marks in zip(
-                names, moments, rows, contexts, ages, scores, labels, values, flags, strict=True
+            for id, at, row, context, age, score, label, numbers, marks, unit in zip(
+                names, moments, rows, contexts, ages, scores, labels, values, flags, units, strict=True
             )
         ]
 
