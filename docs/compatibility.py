@@ -90,7 +90,7 @@ def names() -> Names:
         "Ledger: what the kinds hold": {n: f for n, f in structs(records()).items() if n not in {k.__name__ for k in records()}},
         "Lake: columns": {
             **{kind: [f"{f.name}: {f.type}" for f in found] for kind, found in arrow.FIXED.items()},
-            "predictions, optional": ["_values: list<float>", "_of_file: bool"],
+            "predictions, optional": ["_values: list<float>", "_of_file: bool", "_generation: int64"],
             f"{QUARANTINE}TABLE": [f"{f.name}: {f.type}" for f in QUARANTINE_SCHEMA],
         },
         "Files of examples": {"columns": [*(f"{n}: {t}" for n, t in examples.FIXED.items()), "_label"]},

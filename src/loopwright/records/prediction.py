@@ -40,7 +40,7 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defau
 
     `request` and `context` map column to value as the graph got them (timestamps as microseconds); `context_age_s` is
     the age of the oldest context row used. `flags` are of the kinds FLAGS. `segment` is the one whose own package answered, None
-    if the loop's package did. `of_file`: a row of a file that `loopwright predict` read. `label` and `values` follow
+    if the loop's package did. `generation` is that of the release that answered, 0 in logs of earlier versions. `of_file`: a row of a file that `loopwright predict` read. `label` and `values` follow
     `records.package.Output` of the package's task: the class, if any, and the numbers of its names.
     """
 
@@ -60,6 +60,7 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defau
     segment: str | None = None
     values: list[float] | None = None
     of_file: bool = False
+    generation: int = 0
 
 
 class OutcomeRow(msgspec.Struct, frozen=True, kw_only=True, gc=False):

@@ -265,7 +265,7 @@ def _logged(home: Home, loop: str, prediction: Prediction) -> Trace:
         latency_us=prediction.latency_us,
         arm=prediction.arm,
         package=prediction.package,
-        release=_release_of(home, loop, prediction.package, at),
+        release=_release_of(home, loop, prediction, at),
     )
 
 
@@ -320,10 +320,12 @@ def _files(home: Home, manifest: Manifest) -> Iterator[FileUsed]:
             return
 
 
-def _release_of(home: Home, loop: str, package: str, at: dt.datetime) -> ReleaseState | None:
-    """The release under which `package` answered at `at`: the newest one that had begun by then."""
+def _release_of(home: Home, loop: str, prediction: Prediction, at: dt.datetime) -> ReleaseState | None:
+    """The release that answered: that of the logged generation; where none is logged, the newest of the package that had begun by then."""
     releases = releases_of(home, loop)
-    mine = [r for r in releases if package in r.packages]
+    if (logged := next((r for r in releases if r.generation == prediction.generation), None)) is not None:
+        return logged
+    mine = [r for r in releases if prediction.package in r.packages]
     return next((r for r in reversed(mine) if r.since <= at), mine[0] if mine else None)
 
 

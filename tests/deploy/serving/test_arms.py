@@ -89,6 +89,7 @@ def test_each_unit_is_answered_by_its_arm_alone_or_in_a_batch(home: Home, served
         ((arm := state.arm_for(f"UA{n}")).name, arm.package, 0.5) for n in range(COUNT)
     ]
     assert {a.package for a in together} == set(pair)
+    assert {a.generation for a in together} == {state.generation}
     alone = [served.ask(n)[0] for n in range(COUNT)]
     assert [(a.unit, a.arm, a.score, a.flags) for a in alone] == [(a.unit, a.arm, a.score, a.flags) for a in together]
     assert [a.arm for a in served.ask(*range(COUNT), of_file=True)] == [a.arm for a in together]

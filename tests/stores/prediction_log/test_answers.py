@@ -62,6 +62,19 @@ def test_a_loop_that_changes_its_task_loses_no_answer(home: Home) -> None:
         assert commit(home, "loop", final=True).problems == []
 
 
+def test_what_was_logged_before_there_were_generations_is_read(home: Home) -> None:
+    old, new = prediction(0), prediction(1, generation=7)
+    assert b"generation" not in msgspec.msgpack.encode(old), "as earlier versions wrote it"
+    for one in (old, new):
+        with LogWriter(log_folder(home.path, "late"), "predictions") as writer:
+            writer.append([one])
+        commit(home, "late")
+    table = predictions(home, "late").sort_by("_at")
+    assert table["_generation"].to_pylist() == [None, 7]
+    found = [find(home, one.id) for one in (old, new)]
+    assert [one[1].generation for one in found if one is not None] == [0, 7]
+
+
 def test_what_was_logged_before_there_were_values_is_read() -> None:
     old = {n: getattr(prediction(0), n) for n in Prediction.__struct_fields__ if n not in ("values", "segment", "of_file")}
     read = msgspec.msgpack.decode(msgspec.msgpack.encode(old), type=Prediction)

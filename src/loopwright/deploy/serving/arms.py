@@ -32,6 +32,7 @@ class Arms:
         self._predictors = {key: load(key) for key in self.keys}
         self.champion = self._predictors[key_of(state.champion)]
         self._alone = None if state.is_divided else state.champion.name
+        self._generation = state.generation
         self._divide, self._unit = Division(state.arms, state.salt), state.unit
         self._numbered = [(self._predictors[key_of(arm)], arm) for arm in state.arms]
         self._alike = all(map(self.champion.prepares_as, self._predictors.values()))
@@ -50,7 +51,9 @@ class Arms:
         """Answer N rows in order. As `Predictor.answer` otherwise; `probability` is the share of the arm."""
         self.touch()
         if self._alone is not None:
-            return self.champion.answer(rows, ids=ids, at_us=at_us, seconds=seconds, arm=self._alone)
+            return self.champion.answer(
+                rows, ids=ids, at_us=at_us, seconds=seconds, arm=self._alone, generation=self._generation
+            )
         moments = self.champion.moments(at_us, len(rows))
         names = new_ids(self.champion.clock.now(), len(rows)) if ids is None else ids
         own = [row.get(self._unit) for row in rows] if self._unit else None
@@ -76,11 +79,15 @@ class Arms:
 
     def _answer_prepared(self, seconds: float | None, number: int, rows: Prepared) -> list[Prediction]:
         predictor, arm = self._numbered[number]
-        return predictor.answer_prepared(rows, seconds=seconds, arm=arm.name, probability=arm.share)
+        return predictor.answer_prepared(
+            rows, seconds=seconds, arm=arm.name, probability=arm.share, generation=self._generation
+        )
 
     def _answer(self, seconds: float | None, number: int, rows: Rows, ids: Ids, at_us: Moments) -> list[Prediction]:
         predictor, arm = self._numbered[number]
-        return predictor.answer(rows, ids=ids, at_us=at_us, seconds=seconds, arm=arm.name, probability=arm.share)
+        return predictor.answer(
+            rows, ids=ids, at_us=at_us, seconds=seconds, arm=arm.name, probability=arm.share, generation=self._generation
+        )
 
 
 def places_of(groups: Sequence[G]) -> dict[G, list[int]]:

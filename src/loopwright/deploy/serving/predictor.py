@@ -125,6 +125,7 @@ class Predictor:
         at_us: Sequence[int] | int | None = None,
         probability: float = 1.0,
         arm: str = "champion",
+        generation: int = 0,
         seconds: float | None = None,
     ) -> list[Prediction]:
         """Answer N rows in one graph run, in order.
@@ -142,7 +143,7 @@ class Predictor:
         moments = self.moments(at_us, len(rows))
         names = new_ids(self.clock.now(), len(rows)) if ids is None else ids
         prepared = self.prepare(rows, names, moments, started)
-        return self.answer_prepared(prepared, probability=probability, arm=arm, seconds=seconds)
+        return self.answer_prepared(prepared, probability=probability, arm=arm, generation=generation, seconds=seconds)
 
     def prepare(
         self, rows: Sequence[dict[str, Any]], names: Sequence[str], moments: Sequence[int], started: float | None = None
@@ -165,7 +166,13 @@ class Predictor:
         return self._preparation == other._preparation
 
     def answer_prepared(
-        self, prepared: Prepared, *, probability: float = 1.0, arm: str = "champion", seconds: float | None = None
+        self,
+        prepared: Prepared,
+        *,
+        probability: float = 1.0,
+        arm: str = "champion",
+        generation: int = 0,
+        seconds: float | None = None,
     ) -> list[Prediction]:
         """The second half of `answer`."""
         started = time.perf_counter()
@@ -192,6 +199,7 @@ class Predictor:
                 latency_us=latency,
                 unit=unit,
                 segment=segment,
+                generation=generation,
             )
             for id, at, row, context, age, score, label, numbers, marks, unit in zip(
                 names, moments, rows, contexts, ages, scores, labels, values, flags, units, strict=True

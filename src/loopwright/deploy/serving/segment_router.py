@@ -53,6 +53,7 @@ class SegmentRouter:
         self._column, self._packages, self._arms = state.fleet, state.segments, arms
         self._package_cache, self._clock, self._refused = package_cache, clock, refused
         self._failed: dict[str, float] = {}
+        self._generation = state.generation
         self._wanted: dict[str, str] = {}
         self._load_seconds = load_seconds
         self._loading = threading.Lock()
@@ -106,7 +107,7 @@ class SegmentRouter:
         predictor = self._in_time(segment, self._packages[segment], until)
         if predictor is not None:
             try:
-                return predictor.answer(rows, ids=ids, at_us=at_us, seconds=seconds)
+                return predictor.answer(rows, ids=ids, at_us=at_us, seconds=seconds, generation=self._generation)
             except Unavailable:  # its model and its heuristic have both failed
                 pass
         answers = self._arms.answer(rows, ids=ids, at_us=at_us, seconds=seconds)

@@ -48,7 +48,8 @@ FIXED: dict[str, pa.Schema] = {
 """Columns that every table of that kind has; `_at`, `_known_at`, `_received_at` in microseconds, UTC.
 
 `_label` is a string where it is a class. Where packages give several numbers there is a column `_values`, a list of float32;
-and `_of_file`, a boolean, if files were predicted (null counts as false).
+`_of_file`, a boolean, if files were predicted (null counts as false); and `_generation`, an integer, the generation of the release that
+answered, where servers logged it (null: by an earlier version).
 """
 _VALUES = pa.list_(pa.float32())
 
@@ -126,6 +127,7 @@ def to_prediction(row: Mapping[str, Any], request: Iterable[str], context: Itera
         segment=row.get("_segment"),
         values=row.get("_values"),
         of_file=bool(row.get("_of_file")),
+        generation=row.get("_generation") or 0,
     )
 
 
@@ -151,7 +153,7 @@ def rows(table: pa.Table) -> list[dict[str, Any]]:
 
 
 def _answers(records: Sequence[Any], existing: pa.Schema | None) -> dict[str, Any]:
-    """The columns that depend on the task: `_label`, and `_values` where there are some; and `_of_file`.
+    """The columns that depend on the task: `_label`, `_values` where there are some, `_of_file` and `_generation`.
 
     A loop whose task has changed retains the type of its table's labels; those of another type are text in `_label__text`.
     """
@@ -168,6 +170,8 @@ def _answers(records: Sequence[Any], existing: pa.Schema | None) -> dict[str, An
         columns["_values"] = pa.array([r.values for r in records], _VALUES)
     if any(r.of_file for r in records):
         columns["_of_file"] = pa.array([r.of_file for r in records])
+    if any(r.generation for r in records):
+        columns["_generation"] = pa.array([r.generation or None for r in records], pa.int64())
     return columns
 
 
