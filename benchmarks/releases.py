@@ -29,7 +29,8 @@ from loopwright.deploy.judge import judge
 from loopwright.deploy.serving.engine import PredictionRequest, ServingEngine
 from loopwright.deploy.serving.registry import Registry
 from loopwright.deploy.strategies import Strategy
-from loopwright.records.declarations import AB, Canary, Full, Guard, Release
+from loopwright.records.declarations import Canary, Full, Guard, Release
+from loopwright.records.declarations.stages import AnyStage
 from loopwright.stores.home import Home
 from loopwright.verbs.known_loop import known_loop
 
@@ -37,7 +38,7 @@ PART = 500_000
 SLICES = 20
 METRICS = ("average_precision", "roc_auc", "log_loss", "brier", "accuracy", "precision", "recall", "f1")
 GUARDS = [Guard(metric, tolerance=0.05, slices=["hour_slice"]) for metric in METRICS]
-PLAN: list[Canary | AB | Full] = [Canary(share=0.5), Full()]
+PLAN: list[AnyStage] = [Canary(share=0.5), Full()]
 
 
 def answer_times(folder: Path, rows: int, rounds: int) -> tuple[float, float]:

@@ -161,7 +161,14 @@ DECLARED_BY_STAGE: dict[str, list[type[declarations.Declaration]]] = {
         declarations.Sampling,
         declarations.Fleet,
     ],
-    "Deploy": [declarations.Release, declarations.Guard, declarations.Canary, declarations.AB, declarations.Full],
+    "Deploy": [
+        declarations.Release,
+        declarations.Guard,
+        declarations.Shadow,
+        declarations.Canary,
+        declarations.AB,
+        declarations.Full,
+    ],
     "Monitor": [declarations.Monitor, declarations.Retrain],
 }
 

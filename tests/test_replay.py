@@ -15,7 +15,8 @@ from loopwright import Home
 from loopwright.base.clock import RealClock
 from loopwright.base.errors import DeclarationInvalid, ExamplesRefused, GateFailed, UsageError
 from loopwright.loop import load_loop
-from loopwright.records.declarations import AB, Canary, Full, Guard, Release
+from loopwright.records.declarations import Canary, Full, Guard, Release
+from loopwright.records.declarations.stages import AnyStage
 from loopwright.records.releases import ReleaseState
 from loopwright.records.turns import Turn
 from loopwright.records.verdicts import Verdict
@@ -81,7 +82,7 @@ def test_every_decision_is_answered_once_at_its_moment_with_what_was_known_then(
 
 @pytest.mark.slow
 def test_replay_drives_the_plan_of_a_retrained_package_on_its_clock(world: World, tmp_path: Path) -> None:
-    plan: list[Canary | AB | Full] = [
+    plan: list[AnyStage] = [
         Canary(share=0.3, time="6h", rows=20), Canary(share=0.5, time="12h", rows=50), Full(watch="1d", hold_back=0.05),
     ]  # fmt: skip
     guards = [Guard("average_precision", tolerance=0.5)]

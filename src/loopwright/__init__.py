@@ -41,6 +41,7 @@ if TYPE_CHECKING:
         Retrain,
         Sampling,
         Scope,
+        Shadow,
         Slice,
         StratifiedSplit,
         Table,
@@ -51,7 +52,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AB", "Aggregate", "Budget", "Canary", "Candidate", "Client", "Column", "Context", "Fleet", "Full", "GroupSplit", "Guard", "Heuristic", "Home",
-    "Loop", "LoopwrightError", "Monitor", "Objective", "Outcome", "Release", "Retrain", "Sampling", "Scope", "Slice",
+    "Loop", "LoopwrightError", "Monitor", "Objective", "Outcome", "Release", "Retrain", "Sampling", "Scope", "Shadow", "Slice",
     "StratifiedSplit", "Table", "TimeSplit", "TorchClassifier", "TorchRegressor", "Value", "load_loop",
 ]  # fmt: skip
 

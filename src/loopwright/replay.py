@@ -29,6 +29,7 @@ from loopwright.deploy.serving.arms import Arms
 from loopwright.deploy.serving.package_cache import RULE, PackageCache, key_of
 from loopwright.deploy.serving.predictor import Predictor
 from loopwright.deploy.serving.segment_router import SegmentRouter
+from loopwright.deploy.serving.shadow import Repeater
 from loopwright.deploy.strategies import rules_of
 from loopwright.judging import judge_release
 from loopwright.records.declarations import Loop, Retrain, Table, Value, duration
@@ -284,6 +285,8 @@ class Traffic:
         feed(home, asof.joined(loop.context, loop.aggregates), since=start, until=end)
         self.predictions = LogWriter(log_folder(home.path, loop.name), "predictions")
         self.truths = LogWriter(log_folder(home.path, loop.name), "outcomes")
+        self.shadows = LogWriter(log_folder(home.path, loop.name), "shadows")
+        self.repeater: Repeater | None = None
         self.serving: ReleaseState | None = None
         self.segments: SegmentRouter | None = None
         self.package_cache = PackageCache(self._predictor)
@@ -296,8 +299,12 @@ class Traffic:
             last = min(first + BATCH, high)
             at = self.times[first:last].tolist()
             rows = self.requests.slice(first, last - first).to_pylist()
-            self.predictions.append(segments.answer(rows, ids=[self._id(t) for t in at], at_us=at))
+            answers = segments.answer(rows, ids=[self._id(t) for t in at], at_us=at)
+            self.predictions.append(answers)
+            if self.repeater is not None and (due := self.repeater.due(answers)):
+                self.shadows.append(self.repeater.answer(due))
         self.predictions.seal()
+        self.shadows.seal()
         self._truth(microseconds(begin), microseconds(stop))
         return high - low
 
@@ -314,6 +321,8 @@ class Traffic:
             self.segments = SegmentRouter(now, arms, self.package_cache, self.home.clock, lambda _why: None, before)
             if self.serving is not None:
                 self.package_cache.drop({*map(key_of, self.serving.arms), *self.serving.packages} - {*arms.keys, *now.packages})
+            shadow = now.shadow
+            self.repeater = Repeater(now, shadow, self._predictor(key_of(shadow))) if shadow is not None else None
         self.serving = now
         return self.segments
 
@@ -345,6 +354,7 @@ class Traffic:
     def close(self) -> None:
         """Seal the open segments."""
         self.predictions.close()
+        self.shadows.close()
         self.truths.close()
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
@@ -15,11 +15,12 @@ from loopwright.base.ids import new_ids
 from loopwright.deploy import plans, releases
 from loopwright.deploy.controller import progress
 from loopwright.deploy.serving.arms import Arms
-from loopwright.deploy.serving.engine import Kind
 from loopwright.deploy.serving.package_cache import PackageCache
 from loopwright.deploy.serving.predictor import Predictor
+from loopwright.deploy.serving.shadow import Repeater
 from loopwright.deploy.strategies import Strategy
-from loopwright.records.declarations import AB, Canary, Full, Loop
+from loopwright.records.declarations import Canary, Full, Loop
+from loopwright.records.declarations.stages import AnyStage
 from loopwright.records.prediction import OutcomeRow, Prediction
 from loopwright.records.releases import ReleaseState
 from loopwright.records.verdicts import Verdict
@@ -28,7 +29,7 @@ from loopwright.stores.prediction_log.commit import commit
 from loopwright.stores.prediction_log.segment import log_folder
 from loopwright.stores.prediction_log.writer import LogWriter
 
-PLAN: list[Canary | AB | Full] = [
+PLAN: list[AnyStage] = [
     Canary(share=0.1, time="1h", rows=200),
     Canary(share=0.5, time="1h", rows=200),
     Full(watch="2h", hold_back=0.05),
@@ -61,6 +62,7 @@ class Rollout:
         self.due: list[tuple[int, OutcomeRow]] = []
         self.verdicts: list[Verdict] = []
         self.loses: Callable[[Prediction], bool] = lambda _: False
+        self.leaves_out: Callable[[Prediction], bool] = lambda _: False
         self.alters: Callable[[Prediction], Prediction] = lambda answer: answer
         self.cache = PackageCache(lambda key: Predictor(open_probed(self.home.packages, key), Weather(), self.clock))
         if before := changes.pop("before", 0):
@@ -96,6 +98,10 @@ class Rollout:
         ids = [new_ids(NOW + timedelta(microseconds=at - microseconds(NOW)), 1)[0] for at in moments]
         answers = Arms(state, self.cache, self.cache.load).answer(asked, ids=ids, at_us=moments)
         answers = [self.alters(answer) for answer in answers if not self.loses(answer)]
+        if state.shadow is not None:
+            repeater = Repeater(state, state.shadow, self.cache.load(state.shadow.package))
+            due = [answer for answer in repeater.due(answers) if not self.leaves_out(answer)]
+            self._log("shadows", [self.alters(answer) for answer in repeater.answer(due)])
         self.answers += [(state.generation, answer) for answer in answers]
         wait = microseconds(NOW + timedelta(minutes=20)) - microseconds(NOW)
         truth = delays + self.rng.normal(0, 12, rows) * np.where(own % 2, 0.3, 3.0 if self.tails else 1.0)
@@ -113,7 +119,7 @@ class Rollout:
         commit(self.home, LOOP)
         return self.judge()
 
-    def _log(self, kind: Kind, records: Sequence[Any]) -> None:
+    def _log(self, kind: Literal["predictions", "outcomes", "shadows"], records: Sequence[Any]) -> None:
         writer = LogWriter(log_folder(self.home.path, LOOP), kind)
         writer.append(records)
         writer.close()

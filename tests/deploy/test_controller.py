@@ -18,6 +18,7 @@ from loopwright.deploy.blocklist import bad_packages
 from loopwright.deploy.controller import advance
 from loopwright.records.attempts import Attempts
 from loopwright.records.declarations import AB, Canary, Fleet, Full, Guard, Objective, Release
+from loopwright.records.declarations.stages import AnyStage
 from loopwright.records.package import Segment
 from loopwright.records.releases import Arm
 from loopwright.records.verdicts import Verdict
@@ -141,7 +142,7 @@ def test_too_few_rows_hold_the_stage_and_say_how_many_would_tell(tmp_path: Path)
         assert rollout.number < 8 * needed, f"{needed} rows in each arm were said to tell"
 
 
-EXPERIMENT: list[Canary | AB | Full] = [AB(metric="roc_auc", minimum_effect=0.05, time="2h"), Full(watch="1h", hold_back=0.0)]
+EXPERIMENT: list[AnyStage] = [AB(metric="roc_auc", minimum_effect=0.05, time="2h"), Full(watch="1h", hold_back=0.0)]
 
 
 def test_experiment_says_before_it_has_outcomes_how_many_rows_it_needs(tmp_path: Path) -> None:

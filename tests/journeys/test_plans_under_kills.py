@@ -38,7 +38,8 @@ def quiet() -> Loop:
     """The small loop without what waits for outcomes: its one objective is the latency."""
     loop = declared()
     objectives = [o for o in loop.scope.objectives if o.metric.startswith("latency")]
-    return msgspec.structs.replace(loop, scope=msgspec.structs.replace(loop.scope, objectives=objectives, value=Value()))
+    scope = msgspec.structs.replace(loop.scope, objectives=objectives, value=Value())
+    return msgspec.structs.replace(loop, scope=scope, outcome=msgspec.structs.replace(loop.outcome, wait="1s"))
 
 
 class Traffic:
@@ -137,7 +138,8 @@ def lived(tmp_path: Path, postgres: Postgres) -> tuple[Traffic, Trouble, list[Re
                 for number in range(PLANS):
                     new = package(home.packages, weight=0.0501 + number * 1e-4).digest
                     until(lambda new=new: released(home, new), 120)
-                    until(lambda new=new: state(home).arms[0].package == new and state(home).under_way is None, 240)
+                    until(lambda: state(home).under_way is None, 240)
+                    assert state(home).champion.package == new, state(home).why
             finally:
                 trouble.stop()
                 traffic.stop()

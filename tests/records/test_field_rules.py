@@ -34,6 +34,7 @@ from loopwright.records.declarations import (
     Retrain,
     Sampling,
     Scope,
+    Shadow,
     Slice,
     StratifiedSplit,
     Table,
@@ -76,6 +77,7 @@ WELL: list[Declaration] = [
     Candidate("c", LogisticRegression),
     Guard("recall", tolerance=0.1, slices=["s"]),
     Release(guards=[Guard("recall")], plan=[Canary(share=0.1), Full()], freeze=["fri 16:00/mon 08:00"]),
+    Shadow(flips=0.1),
     Canary(share=0.1),
     AB(metric="recall", minimum_effect=0.1),
     Full(),
@@ -119,6 +121,7 @@ TRAINS_NOTHING = {
     "Release": "strategy plan alpha freeze zone",
     "AB": "metric minimum_effect share time",
     "Canary": "share time rows",
+    "Shadow": "share time rows flips",
     "Full": "watch hold_back",
     "Retrain": "every drift decay decay_metric cooldown window",
     "Scope": "problem horizon tier approvers approvals",
@@ -184,7 +187,7 @@ def test_change_of_a_field_trains_again_or_not_as_listed() -> None:
         name, whole, other = f"{type(each).__name__}.{field.name}", each, altered(each, field.name, "another")
         if isinstance(each, Monitor | Retrain):  # they count as what a loop holds
             whole, other = (altered(loop, type(each).__name__.lower(), part) for part in (each, other))
-        if isinstance(each, Canary | AB | Full):
+        if isinstance(each, Shadow | Canary | AB | Full):
             whole, other = (altered(Release(), "plan", [part]) for part in (each, other))
         assert declaration_digest(whole) != declaration_digest(other), name
         same = declaration_digest(model_inputs(whole)) == declaration_digest(model_inputs(other))

@@ -11,11 +11,12 @@ from tests.deploy.loops import LOOP
 from tests.deploy.rollouts import Rollout
 
 from loopwright.base.errors import UsageError
-from loopwright.records.declarations import AB, Canary, Full, Guard, Release
+from loopwright.records.declarations import AB, Full, Guard, Release
+from loopwright.records.declarations.stages import AnyStage
 from loopwright.verbs import experiment as verb
 from loopwright.verbs.experiment import ExperimentReport, experiment
 
-PLAN: list[Canary | AB | Full] = [AB(metric="brier", minimum_effect=0.01, time="30d"), Full(watch="1h")]
+PLAN: list[AnyStage] = [AB(metric="brier", minimum_effect=0.01, time="30d"), Full(watch="1h")]
 GUARDED = Release(guards=[Guard("brier", tolerance=0.2, slices=["origin_slice"]), Guard("roc_auc", tolerance=0.2)], plan=PLAN)
 
 

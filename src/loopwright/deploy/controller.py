@@ -13,7 +13,8 @@ from loopwright.deploy.blocklist import BlockedPackage, bad_packages, keep
 from loopwright.deploy.judge import judge
 from loopwright.deploy.release_commit import Change, commit_release
 from loopwright.deploy.releases import history, present_generation, refuse_bad, rollback, serving
-from loopwright.deploy.strategies import new_package, stage_arms
+from loopwright.deploy.shadow_judge import judge_shadow
+from loopwright.deploy.strategies import new_package, stage_arms, stage_shadow
 from loopwright.records.declarations import Loop
 from loopwright.records.entries import Entry
 from loopwright.records.releases import Arm, BadPackage, ReleaseState
@@ -36,7 +37,8 @@ def progress(home: Home, loop: Loop, at: datetime) -> Verdict | None:
         pause = max(min(max((at - state.since) / LOOKS, MIN_PAUSE), MAX_PAUSE), timedelta(seconds=last.seconds / BUSY_SHARE))
         if at - last.at < pause:
             return None
-    verdict = judge(home, loop, [entry.record for entry in history(home, loop.name)], at)
+    judged = judge_shadow if state.shadow is not None else judge
+    verdict = judged(home, loop, [entry.record for entry in history(home, loop.name)], at)
     home.ledger.put(verdict, loop=loop.name, key=state.champion.package)
     failpoints.hit("release.judged")
     if verdict.answer == "back":
@@ -67,6 +69,7 @@ def advance(home: Home, state: ReleaseState, *, why: str, by: str) -> Entry[Rele
     after = msgspec.structs.replace(
         state,
         arms=arms,
+        shadow=stage_shadow(state.plan[stage], new) if stage < len(state.plan) else None,
         stage=stage,
         generation=present_generation(state.loop, states, state.generation) + 1,
         action="advance",

@@ -97,7 +97,8 @@ class _Judge:
         assert self.state.begun is not None
         assert self.state.former is not None
         self.begun, self.former = self.state.begun, self.state.former
-        self.phases = phases([s for s in states if s.begun == self.begun and s.under_way is not None], at)
+        mine = [s for s in states if s.begun == self.begun and s.under_way is not None]
+        self.phases = phases([s for s in mine if s.shadow is None], at)
         kinds = {rules_of(stage).new_arm for stage in self.state.plan}
         self.alpha = 2 * loop.release.alpha / len(kinds)  # of a two-sided sequence one side sends back
         self.planned = 4.0 * max([rules_of(stage).rows(stage) for stage in self.state.plan] + [250])
@@ -193,18 +194,18 @@ class _Judge:
 
     def _technical(self, counted: Sides) -> list[GuardFinding]:
         """The findings of the quick layers in the current phase."""
-        phase, slow_us = self.phases[-1], self._slow_us()
+        phase, slow = self.phases[-1], slow_us(self.loop)
         sample = unit_sample(self.loop, self.state, counted.most("rows"), MAX_COUNTED)
         alpha = sequence.level_of(self.alpha / self._guards, sample.halvings)
         found = []
-        for name, (old, new) in shares(self.home, self.loop.name, phase, sample, slow_us).items():
+        for name, (old, new) in shares(self.home, self.loop.name, phase, sample, slow).items():
             layer, tolerance = _QUICK[name]
             difference = sequence.share_difference(sequence.share_of(new), sequence.share_of(old), alpha=alpha)
             poor = difference.value > tolerance * self._scale
             wanted = _Compared(layer, name, tolerance, alpha, stops_only=not poor)
             finding = self._finding(wanted, difference, (int(old.rows), int(new.rows)))
             if finding.verdict == "worse":
-                self.ids += shown_by(self.home, self.loop.name, phase, hits_sql(slow_us)[name], MAX_SHOWN)
+                self.ids += shown_by(self.home, self.loop.name, phase, hits_sql(slow)[name], MAX_SHOWN)
             found.append(finding)
             self.uneven = self._uneven(int(old.units), int(new.units), sequence.level_of(UNEVEN_ALPHA, sample.halvings))
         return found
@@ -221,10 +222,6 @@ class _Judge:
             f"equal treatment: {new:,} units had the new package beside {old:,}, where {due * (old + new):,.0f} were due; "
             "rows of one arm get lost or come again (`loopwright verify`)"
         )
-
-    def _slow_us(self) -> float:
-        wanted = [o.at_most for o in self.loop.scope.objectives if o.metric.startswith("latency_p") and o.at_most is not None]
-        return 1000 * (max(wanted) if wanted else self.loop.release.deadline_ms * SLOW_SHARE)
 
     @property
     def _scale(self) -> float:
@@ -330,6 +327,12 @@ class _Judge:
     def _unknown(self, guard: Guard, stops_only: bool) -> GuardFinding:
         nothing = ArmDifference(math.nan, math.nan, -math.inf, math.inf, math.inf)
         return self._finding(_Compared("quality", guard.metric, guard.tolerance, self.alpha, stops_only), nothing, (0, 0))
+
+
+def slow_us(loop: Loop) -> float:
+    """The latency beyond which a row is slow, microseconds."""
+    wanted = [o.at_most for o in loop.scope.objectives if o.metric.startswith("latency_p") and o.at_most is not None]
+    return 1000 * (max(wanted) if wanted else loop.release.deadline_ms * SLOW_SHARE)
 
 
 def answer_of(difference: ArmDifference, tolerance: float, *, higher: bool) -> GuardVerdict:

@@ -8,7 +8,7 @@ import msgspec
 from loopwright.base.errors import PackageRefused
 from loopwright.base.ids import new_id
 from loopwright.deploy.serving.segment_router import check_contract
-from loopwright.deploy.strategies import AT_ONCE, Strategy, first_arms
+from loopwright.deploy.strategies import AT_ONCE, Strategy, first_arms, stage_shadow
 from loopwright.records.declarations.stages import AnyStage
 from loopwright.records.releases import CHAMPION, Arm, ReleaseState
 from loopwright.stores.home import Home
@@ -26,6 +26,7 @@ class ReleaseTarget(msgspec.Struct, frozen=True, kw_only=True):
     stage: int = 0
     begun: datetime | None = None
     former: Arm | None = None
+    shadow: Arm | None = None
     fleet: str = ""
     segments: dict[str, str] = {}
 
@@ -63,6 +64,7 @@ def begin(
         plan=list(strategy.plan),
         begun=now,
         former=old,
+        shadow=stage_shadow(strategy.plan[0], new),
         fleet=fleet,
         segments=segments,
     )

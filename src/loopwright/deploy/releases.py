@@ -309,7 +309,7 @@ def _before(home: Home, states: list[ReleaseState], bad: Mapping[str, BadPackage
     former = present.former if present.under_way is not None else None
     if former is not None and own != former.package and former.package not in bad:
         return ReleaseTarget(arms=[former])
-    if present.is_divided and own not in bad:
+    if (present.is_divided or present.shadow is not None) and own not in bad:
         return _again(present, bad)
     earlier = [s for s in reversed(states) if s.champion.package != own and s.champion.package not in bad]
     if own not in bad:

@@ -114,6 +114,8 @@ class ReleaseState(Record, frozen=True, kw_only=True):
     """When the first stage of the plan began."""
     former: Arm | None = None
     """What a plan replaces."""
+    shadow: Arm | None = None
+    """The package that answers logged requests again and is seen by no client; its share is that of the keys."""
 
     @property
     def champion(self) -> Arm:

@@ -79,6 +79,10 @@ class Verdict(Record, frozen=True, kw_only=True):
     findings: list[GuardFinding] = []
     sampled: float = 1.0
     """The smallest share of the units on whose rows a metric was compared: below 1 where there were too many."""
+    left_out: int = 0
+    """Rows that a shadow left out under load; `flips` is the share of its rows with another label, `score_difference` the mean absolute one."""
+    flips: float | None = None
+    score_difference: float | None = None
     seconds: float = 0.0
     """How long the judge took."""
     shown_by: list[str] = []

@@ -43,7 +43,7 @@ def release(
     Args:
         loop: name of the loop.
         package: the package, or the beginning of its digest, or `heuristic` (default: the winner of the latest turn without `--as-of`).
-        strategy: release strategy (default: as declared): `direct` replaces what serves at once, `canary` by steps that are judged on live traffic.
+        strategy: release strategy (default: as declared): `direct` replaces at once, `canary` by steps judged on live traffic, `shadow` first unseen.
         why: the reason in one sentence, for the audit trail.
         force: release a package that was marked bad, in a freeze, without an approval or while something else keeps it from beginning
             (requires `--why`; all other checks run), or the heuristic despite its guards.
@@ -136,7 +136,7 @@ def _forced(planned: Planned, *, why: str, force: bool, despite_guard: bool) -> 
 def _serves_already(now: ReleaseState, chosen: Package, rule: bool) -> bool:
     """Whether a release of the package would change nothing."""
     segment = chosen.manifest.segment
-    ends = now.is_divided and segment is None
+    ends = (now.is_divided or now.shadow is not None) and segment is None
     serves = now.package_of(segment.value if segment is not None else None) == chosen.digest
     return serves and not ends and not (rule and (now.segments or not now.keeps_rule))
 

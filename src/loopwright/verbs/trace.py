@@ -75,6 +75,21 @@ class TracedStatement(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
+class ShadowAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """What a package that no client saw answered to the same request."""
+
+    package: str
+    score: float
+    label: bool | str | None
+    flags: list[str]
+    latency_us: float
+
+    @property
+    def words(self) -> str:
+        """Its answer in a word, with the score."""
+        return f"{cell(self.score if self.label is None else self.label)} (score {self.score:.4g}) by {self.package[:12]}"
+
+
 class Trace(msgspec.Struct, frozen=True, kw_only=True):
     """One prediction, with its training files and its money.
 
@@ -98,6 +113,7 @@ class Trace(msgspec.Struct, frozen=True, kw_only=True):
     flags: list[str]
     latency_us: float
     arm: str
+    shadow: ShadowAnswer | None = None
     package: str
     candidate: str = ""
     commit: str = ""
@@ -176,6 +192,7 @@ class Trace(msgspec.Struct, frozen=True, kw_only=True):
                 "score": self.score,
                 "at": self.at,
                 "flags": self.flags,
+                **({"unseen answer": self.shadow.words} if self.shadow is not None else {}),
             },
             "Request": self.request_shown,
             "Context": self.context,
@@ -264,9 +281,15 @@ def _logged(home: Home, loop: str, prediction: Prediction) -> Trace:
         flags=prediction.flags,
         latency_us=prediction.latency_us,
         arm=prediction.arm,
+        shadow=_shadow_of(home, loop, prediction.id),
         package=prediction.package,
         release=_release_of(home, loop, prediction, at),
     )
+
+
+def _shadow_of(home: Home, loop: str, id: str) -> ShadowAnswer | None:
+    found = find(home, id, loop, kind="shadows")
+    return None if found is None else ShadowAnswer(**{n: getattr(found[1], n) for n in ShadowAnswer.__struct_fields__})
 
 
 def _deleted(home: Home, id: str) -> str:

@@ -17,14 +17,17 @@ from loopwright.deploy.strategies import (
     first_arms,
     rules_of,
     stage_arms,
+    stage_shadow,
     strategy_of,
 )
-from loopwright.records.declarations import AB, Canary, Full, Release
+from loopwright.records.declarations import AB, Canary, Full, Release, Shadow
 from loopwright.records.declarations.stages import PlanStage
 from loopwright.records.releases import CHAMPION, Arm, ReleaseState
 
 OLD, NEW = Arm(package="a" * 64), Arm(package="b" * 64)
 SAMPLES: list[Any] = [
+    Shadow(),
+    Shadow(share=0.2),
     Canary(share=0.05),
     Canary(share=0.3),
     Canary(share=0.5),
@@ -32,6 +35,12 @@ SAMPLES: list[Any] = [
     Full(),
     Full(hold_back=0.0),
 ]
+
+
+def all_arms(stage: Any, old: Arm) -> list[Arm]:
+    """The arms that answer clients, and the one that answers logged requests again."""
+    shadow = stage_shadow(stage, NEW)
+    return [*stage_arms(stage, NEW, old), *([shadow] if shadow is not None else [])]
 
 
 def arm_of(arms: list[Arm], unit: str) -> Arm:
@@ -47,16 +56,17 @@ def test_strategy_divides_the_units_over_named_arms(strategy: Strategy, old: Arm
     assert strategy.summary
     assert first_arms(strategy.plan, NEW, None) == [NEW], "there is nobody else to answer"
     for stage in strategy.plan:
-        arms = stage_arms(stage, NEW, old)
+        arms = all_arms(stage, old)
         assert NEW.package in [arm.package for arm in arms]
         assert all(arm.heuristic == (arm.package == old.package and old.heuristic) for arm in arms)
-    assert first_arms(strategy.plan, NEW, old)[-1].package == NEW.package
+    unseen = bool(strategy.plan) and rules_of(strategy.plan[0]).paired
+    assert first_arms(strategy.plan, NEW, old)[-1].package == (old if unseen else NEW).package
     assert Release(plan=list(strategy.plan)).plan == list(strategy.plan), "a plan of its own may be the same"
 
 
 @pytest.mark.parametrize("stage", SAMPLES, ids=repr)
 def test_compared_arms_are_those_of_the_two_packages(stage: PlanStage) -> None:
-    rules, arms = rules_of(stage), stage_arms(stage, NEW, OLD)
+    rules, arms = rules_of(stage), all_arms(stage, OLD)
     by_name = {arm.name: arm for arm in arms}
     assert by_name[rules.new_arm].package == NEW.package
     old = by_name.get(rules.old_arm([arm.name for arm in arms]))
@@ -65,6 +75,7 @@ def test_compared_arms_are_those_of_the_two_packages(stage: PlanStage) -> None:
     if isinstance(stage, Canary):
         assert old is not None
         assert old.share == by_name[rules.new_arm].share == stage.share, "the control is as large as the canary"
+    assert rules.paired == isinstance(stage, Shadow)
     assert rules.words(stage)
     assert rules.lasts(stage).total_seconds() > 0
 
@@ -128,7 +139,11 @@ def test_stage_that_divides_wrongly_is_a_defect(arms: list[Arm], monkeypatch: py
 
 
 def test_plan_is_refused_where_its_stages_are_out_of_order() -> None:
-    wrong: list[list[Any]] = [[Canary(share=0.5), Canary(share=0.1)], [Full(), Canary(share=0.1)]]
+    wrong: list[list[Any]] = [
+        [Canary(share=0.5), Canary(share=0.1)],
+        [Full(), Canary(share=0.1)],
+        [Canary(share=0.5), Shadow()],
+    ]
     for plan in wrong:
         with pytest.raises(DeclarationInvalid, match="plan"):
             Release(plan=plan)

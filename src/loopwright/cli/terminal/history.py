@@ -46,4 +46,5 @@ def arms(value: ReleaseState, between: str = ", ") -> str:
     """The packages that serve, with name and share where there are several."""
     rules = {arm.name: ", its heuristic alone," if arm.heuristic else "" for arm in value.arms}
     shares = {arm.name: f" ({arm.name}, {share(arm.share)})" if value.is_divided else "" for arm in value.arms}
-    return between.join(short(arm.package) + shares[arm.name] + rules[arm.name] for arm in value.arms)
+    unseen = [f"{short(value.shadow.package)} (shadow, {share(value.shadow.share)})"] if value.shadow is not None else []
+    return between.join([*(short(arm.package) + shares[arm.name] + rules[arm.name] for arm in value.arms), *unseen])

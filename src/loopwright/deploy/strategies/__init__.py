@@ -12,6 +12,7 @@ from loopwright.deploy.strategies.ab_test import EXPERIMENT
 from loopwright.deploy.strategies.canary import CANARY, STEPS
 from loopwright.deploy.strategies.direct import DIRECT
 from loopwright.deploy.strategies.full import FULL
+from loopwright.deploy.strategies.shadow import FIRST_UNSEEN, SHADOW
 from loopwright.deploy.strategies.strategy import ExperimentGoal as ExperimentGoal
 from loopwright.deploy.strategies.strategy import StageRules as StageRules
 from loopwright.deploy.strategies.strategy import Strategy as Strategy
@@ -19,9 +20,9 @@ from loopwright.records.declarations import Loop
 from loopwright.records.declarations.stages import PlanStage
 from loopwright.records.releases import CHAMPION, Arm, ReleaseState
 
-STRATEGIES: dict[str, Strategy] = {strategy.name: strategy for strategy in (DIRECT, STEPS)}
+STRATEGIES: dict[str, Strategy] = {strategy.name: strategy for strategy in (DIRECT, STEPS, FIRST_UNSEEN)}
 
-STAGES: dict[type[PlanStage], StageRules] = {rules.declaration: rules for rules in (CANARY, EXPERIMENT, FULL)}
+STAGES: dict[type[PlanStage], StageRules] = {rules.declaration: rules for rules in (SHADOW, CANARY, EXPERIMENT, FULL)}
 
 AT_ONCE = DIRECT
 """The strategy of every rollback, and of a release without one."""
@@ -58,6 +59,11 @@ def stage_arms(stage: Any, new: Arm, old: Arm) -> list[Arm]:
     return arms
 
 
+def stage_shadow(stage: Any, new: Arm) -> Arm | None:
+    """The arm that answers logged requests again in a stage; None where there is none."""
+    return rules_of(stage).shadow(stage, new)
+
+
 def first_arms(plan: Sequence[Any], new: Arm, old: Arm | None) -> list[Arm]:
     """The arms with which a release of `new` begins where `old` serves (None at first); all units where there is nothing to compare with."""
     return stage_arms(plan[0], new, old) if plan and old is not None else [new]
@@ -68,4 +74,5 @@ def new_package(state: ReleaseState) -> str:
     stage = state.under_way
     if stage is None:
         return state.champion.package
-    return next(arm.package for arm in state.arms if arm.name == rules_of(stage).new_arm)
+    arms = [*state.arms, *([state.shadow] if state.shadow is not None else [])]
+    return next(arm.package for arm in arms if arm.name == rules_of(stage).new_arm)

@@ -33,7 +33,7 @@ class StageRules(NamedTuple):
     `arms(stage, new, old)` divides the units between the two packages, each an arm that has all of them before. The judge compares the
     rows of arm `new_arm` with those of `old_arm(arms)`, for as long as `lasts`, and over at least so many rows in each.
     `must_show`: the stage ends only when every guard is surely within its tolerance; else when its time is over and nothing is worse.
-    With a `goal` it ends when that is surely reached, or enough rows show that it is not.
+    With a `shadow` that arm answers logged requests again; `paired`: both arms answered the same rows. With a `goal` it ends when that is surely reached, or enough rows show that it is not.
     """
 
     declaration: type[PlanStage]
@@ -45,3 +45,5 @@ class StageRules(NamedTuple):
     must_show: bool
     words: Callable[[Any], str]
     goal: Callable[[Any], ExperimentGoal | None] = lambda _: None
+    shadow: Callable[[Any, Arm], Arm | None] = lambda _stage, _new: None
+    paired: bool = False

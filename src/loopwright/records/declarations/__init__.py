@@ -36,6 +36,7 @@ from loopwright.records.declarations.scope import Value as Value
 from loopwright.records.declarations.stages import AB as AB
 from loopwright.records.declarations.stages import Canary as Canary
 from loopwright.records.declarations.stages import Full as Full
+from loopwright.records.declarations.stages import Shadow as Shadow
 from loopwright.records.declarations.task import SHAPES as SHAPES
 from loopwright.records.declarations.task import Task as Task
 from loopwright.records.declarations.task import TaskShape as TaskShape

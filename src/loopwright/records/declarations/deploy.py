@@ -3,7 +3,7 @@
 from typing import Literal
 
 from loopwright.records.declarations.declaration import Declaration
-from loopwright.records.declarations.stages import AnyStage, Canary, Full
+from loopwright.records.declarations.stages import AnyStage, Canary, Full, Shadow
 
 
 class Guard(Declaration, frozen=True):
@@ -32,7 +32,7 @@ class Release(Declaration, frozen=True, kw_only=True):
 
     Attributes:
         strategy: How a package that passes the guards takes over, where `plan` is empty: `direct` serves all traffic at once, `canary` serves
-            5 %, 25 % and 50 % of the units, then all, each step judged on live traffic.
+            5 %, 25 % and 50 % of the units, then all, each step judged on live traffic, `shadow` first answers logged requests again.
         plan: The stages of a release in order, instead of a strategy. The first release of a loop, and one of a rule, is always direct.
         alpha: The chance that an equal package is sent back by chance in a whole release, however often it is judged.
         guards: Conditions that a package must meet, before its release and on the traffic of each stage.
@@ -40,15 +40,15 @@ class Release(Declaration, frozen=True, kw_only=True):
             releases it unless the estimate itself is worse than the tolerance, `hold` keeps what serves.
         durability: Of the prediction log: `process` survives the death of a process, `disk` also a power cut.
         on_unloggable: Treatment of an answer that cannot be logged: `serve` answers it, flagged, `refuse` answers 503.
+        deadline_ms: Milliseconds until a request that the model has not answered is answered by the heuristic, 1 to 600000.
         freeze: Times in which no release begins: `fri 16:00/mon 08:00` each week, `2026-12-20/2027-01-04` once (both days included).
         zone: Time zone of `freeze`, an IANA name.
-        deadline_ms: Milliseconds until a request that the model has not answered is answered by the heuristic, 1 to 600000.
 
     Example:
         Release(guards=[Guard("average_precision", tolerance=0.01)], durability="disk")
     """
 
-    strategy: Literal["direct", "canary"] = "direct"
+    strategy: Literal["direct", "canary", "shadow"] = "direct"
     plan: list[AnyStage] = []
     alpha: float = 0.05
     guards: list[Guard] = []
@@ -65,6 +65,9 @@ class Release(Declaration, frozen=True, kw_only=True):
         shares = [stage.share for stage in self.plan if isinstance(stage, Canary)]
         if shares != sorted(set(shares)):
             found.append(("plan", f"the shares of its canaries must rise, not {', '.join(map(str, shares))}"))
+        shadows = [isinstance(stage, Shadow) for stage in self.plan]
+        if shadows != sorted(shadows, reverse=True):
+            found.append(("plan", "Shadow comes before the stages in which clients get the new package"))
         if any(isinstance(stage, Full) for stage in self.plan[:-1]):
             found.append(("plan", "Full is its last stage"))
         if self.plan and self.strategy != "direct":

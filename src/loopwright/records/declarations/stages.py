@@ -7,6 +7,29 @@ class PlanStage(Declaration, frozen=True, kw_only=True, tag_field="stage", tag=s
     """Base of the stages of `Release.plan`."""
 
 
+class Shadow(PlanStage, frozen=True, kw_only=True):
+    """The new package answers logged requests again, beside the package that serves; no client sees its answers.
+
+    A process of its own, with the lowest priority, reads the prediction log and logs the answers under the same ids in a log of shadows.
+    What it cannot keep up with is left out, and counted. The judge compares row by row: fall-back, flags, latency, flips (another label), and,
+    where outcomes are in, the guards on the same rows. The stage ends when its time is over, its rows are in, and nothing is worse.
+
+    Attributes:
+        share: Share of the keys whose requests are answered again, above 0 and at most 1.
+        time: How long the stage lasts at least.
+        rows: How many rows both packages answer at least.
+        flips: How large the share of rows with another label may be, overall and on each slice; without it flips are shown and not judged.
+
+    Example:
+        Shadow(time="6h", rows=5000, flips=0.02)
+    """
+
+    share: float = 1.0
+    time: str = "1h"
+    rows: int = 1000
+    flips: float | None = None
+
+
 class Canary(PlanStage, frozen=True, kw_only=True):
     """The new package answers a share of the units, and the judge compares them with as many units that the old package answers at the same time.
 
@@ -65,5 +88,5 @@ class Full(PlanStage, frozen=True, kw_only=True):
     hold_back: float = 0.02
 
 
-AnyStage = Canary | AB | Full
+AnyStage = Shadow | Canary | AB | Full
 """Every kind of stage that a plan may have."""

@@ -186,6 +186,9 @@ class Metrics:
         self._seconds = histogram(
             "loopwright_request_seconds", "Time of a prediction request, decoding to answer", loop, buckets=_SECONDS
         )
+        self._shadows = counter(
+            "loopwright_shadow_rows", "Logged requests that a shadow answered again, or left out under load", [*loop, "result"]
+        )
         self._runs = counter("loopwright_runs", "Graph runs; several requests may share one", loop)
 
     def _define_packages(self, own: CollectorRegistry | None, loop: list[str]) -> None:
@@ -262,6 +265,11 @@ class Metrics:
     def accepted(self, loop: str, count: int) -> None:
         """Outcomes that were accepted."""
         self._add(self._outcomes, count, self._name(loop))
+
+    def shadowed(self, loop: str, answered: int, dropped: int) -> None:
+        """Rows that a shadow answered, and that it left out."""
+        for result, count in (("answered", answered), ("dropped", dropped)):
+            self._add(self._shadows, count, self._name(loop), result)
 
     def traced(self, what: str, count: int) -> None:
         """Requests whose spans were sent, or lost."""

@@ -27,6 +27,7 @@ from loopwright.deploy.serving.heartbeat import FOLDER, Heartbeat
 from loopwright.deploy.serving.registry import STAND_INS
 from loopwright.deploy.serving.release_files import Follower
 from loopwright.deploy.serving.release_files import folder as copies
+from loopwright.deploy.serving.shadow import ShadowWatch
 from loopwright.deploy.serving.suspects import FILE as SUSPECTS
 from loopwright.deploy.serving.suspects import Suspects
 from loopwright.server.api.access import check_address, is_loopback
@@ -207,6 +208,8 @@ class Supervisor:
             name="console",
         )
         self._others = [self._console]
+        self._shadow = _shadow_process(home, run, environment)
+        self._shadow_watch, self._shadowed = ShadowWatch(home), False
         self._standard_error = os.dup(2)  # upkeep's own stderr goes to its log, its alerts come here
         if tend:
             self._others.append(
@@ -285,6 +288,7 @@ class Supervisor:
                 worker.look()
             for child in self._others:
                 child.keep()
+            self._keep_shadow()
             if self._started and self._pids() != self._written:
                 self._write_state()
         except OSError as error:  # no process or file to be had just now
@@ -292,6 +296,13 @@ class Supervisor:
             time.sleep(1.0)
         for worker in self._workers:
             self._judge(worker)
+
+    def _keep_shadow(self) -> None:
+        """Run the process of shadows while a loop has one."""
+        if self._shadowed:
+            self._shadow.keep()
+        elif self._shadow.pid:
+            self._shadow.tell(signal.SIGTERM)
 
     def _judge(self, worker: Worker) -> None:
         """Count a worker's deaths, overruns and reported failures against packages and inputs."""
@@ -324,6 +335,7 @@ class Supervisor:
     def _follow(self) -> None:
         """Copy the ledger to the release files, and bad packages to the ledger; while it is down the files stay unchanged."""
         try:
+            self._shadowed = self._shadow_watch()
             self._follower.follow()
             record_bad(self._home)
             self._queries.record(self._home)
@@ -354,7 +366,7 @@ class Supervisor:
             time.sleep(WATCH_SECONDS)
 
     def _end(self) -> None:
-        children = [*(worker.child for worker in self._workers), *self._others]
+        children = [*(worker.child for worker in self._workers), *self._others, self._shadow]
         for child in children:
             child.tell(signal.SIGTERM)
         for child in children:
@@ -381,6 +393,19 @@ class Supervisor:
             log_lines.say("state", f"serve.json is not written: {error.strerror}")
         else:
             self._written = state.workers
+
+
+def _shadow_process(home: Home, run: Path, environment: dict[str, str]) -> Child:
+    """The process of shadows, not started."""
+    return Child(
+        home.clock,
+        "loopwright.server.processes.shadow",
+        [str(run)],
+        fds=[],
+        environment=environment,
+        ended=lambda code: _complain(_gone("the shadow", code) if code else ""),
+        name="shadows",
+    )
 
 
 def own_folder(home: Home, name: str) -> Path:

@@ -45,12 +45,16 @@ FIXED: dict[str, pa.Schema] = {
         }
     ),
 }
+FIXED["shadows"] = FIXED["predictions"]
 """Columns that every table of that kind has; `_at`, `_known_at`, `_received_at` in microseconds, UTC.
 
 `_label` is a string where it is a class. Where packages give several numbers there is a column `_values`, a list of float32;
 `_of_file`, a boolean, if files were predicted (null counts as false); and `_generation`, an integer, the generation of the release that
 answered, where servers logged it (null: by an earlier version).
 """
+ANSWERS = ("predictions", "shadows")
+"""The kinds whose records are predictions. A shadow has the id of the prediction whose request it answered again, and no request of its own."""
+
 _VALUES = pa.list_(pa.float32())
 
 
@@ -64,9 +68,9 @@ def to_table(
     """
     fixed = FIXED[kind]
     columns = {name: _fixed(records, name, type) for name, type in zip(fixed.names, fixed.types, strict=True)}
-    if kind == "predictions":
+    if kind in ANSWERS:
         columns |= _answers(records, existing)
-    rows = [{**r.request, **r.context} for r in records] if kind == "predictions" else [r.values for r in records]
+    rows = [{**r.request, **r.context} for r in records] if kind in ANSWERS else [r.values for r in records]
     misfits = []
     for name in dict.fromkeys(name for row in rows for name in row):
         values = [row.get(name) for row in rows]
@@ -89,7 +93,7 @@ def contract_of(home: Home, kind: str, loop: str, records: Iterable[Any]) -> dic
     Columns without a contract (package gone, ledger down) are left out: they get the type of their values.
     """
     columns: dict[str, Column] = {}
-    if kind == "predictions":
+    if kind in ANSWERS:
         for package in dict.fromkeys(r.package for r in records):
             try:
                 manifest = home.packages.manifest(package)

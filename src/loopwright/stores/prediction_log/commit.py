@@ -23,7 +23,7 @@ from loopwright.base.files import sync
 from loopwright.base.ids import check_name
 from loopwright.records.entries import Problem
 from loopwright.stores.home import Home
-from loopwright.stores.prediction_log.arrow import contract_of, to_table
+from loopwright.stores.prediction_log.arrow import ANSWERS, contract_of, to_table
 from loopwright.stores.prediction_log.read import cursor, first_of_each
 from loopwright.stores.prediction_log.segment import (
     HEADER,
@@ -195,7 +195,7 @@ class _Committer:
         table, misfits = to_table(self.kind, records, contract_of(self.home, self.kind, self.loop, records), existing)
         for misfit in misfits:
             self._problem(self.folder, misfit)
-        if self.kind == "predictions":
+        if self.kind in ANSWERS:
             table = first_of_each(table)
             if existing is not None:
                 table = table.filter(pc.invert(pc.is_in(table["_id"], value_set=self._committed_ids(table))))

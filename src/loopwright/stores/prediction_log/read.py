@@ -47,15 +47,15 @@ def predictions(
     return table if columns is None else table.select([name for name in columns if name in table.column_names])
 
 
-def find(home: Home, id: str, loop: str | None = None) -> tuple[str, Prediction] | None:
-    """The prediction with that id and its loop, or None; searches `loop`, or all loops."""
+def find(home: Home, id: str, loop: str | None = None, *, kind: str = KIND) -> tuple[str, Prediction] | None:
+    """The prediction (or the one of another `kind`) with that id and its loop, or None; searches `loop`, or all loops."""
     if not is_trace_id(id):
         return None
     damaged: Damaged | None = None
     for name in [check_name(loop, "loop")] if loop is not None else loops(home):
         try:
             # Segments first: records that a commit moves meanwhile are then found in Delta.
-            found = _in_segments(home, name, id) or _in_delta(home, name, id)
+            found = _in_segments(home, kind, name, id) or _in_delta(home, kind, name, id)
         except Damaged as error:  # it may be in the log of another loop
             damaged = damaged or error
             continue
@@ -175,13 +175,13 @@ def between(start: datetime | None, end: datetime | None, arms: Sequence[str] | 
     return functools.reduce(operator.and_, bounds) if bounds else None
 
 
-def _in_segments(home: Home, loop: str, id: str) -> Prediction | None:
+def _in_segments(home: Home, kind: str, loop: str, id: str) -> Prediction | None:
     text = id.encode()
-    for path in segment_paths(log_folder(home.path, loop) / KIND):
+    for path in segment_paths(log_folder(home.path, loop) / kind):
         for place in (path, path.with_suffix(".sealed")):
             try:
                 if text in place.read_bytes():
-                    found = next((r for r in read_segment(place, KIND).records if r.id == id), None)
+                    found = next((r for r in read_segment(place, kind).records if r.id == id), None)
                     if found is not None:
                         return found  # type: ignore[no-any-return]  # a segment of predictions holds predictions
                 break
@@ -192,8 +192,8 @@ def _in_segments(home: Home, loop: str, id: str) -> Prediction | None:
     return None
 
 
-def _in_delta(home: Home, loop: str, id: str) -> Prediction | None:
-    name = table_name(KIND, loop)
+def _in_delta(home: Home, kind: str, loop: str, id: str) -> Prediction | None:
+    name = table_name(kind, loop)
     if not home.lake.exists(name):
         return None
     found = rows(home.lake.read(name, filters=pc.field("_id") == id))

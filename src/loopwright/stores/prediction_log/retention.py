@@ -15,7 +15,7 @@ from loopwright.stores.prediction_log.segment import table_name
 SAFE = timedelta(days=7)
 """Time that replaced files stay, for readers of older versions of the table."""
 
-_MOMENT = {"predictions": "_at", "outcomes": "_known_at"}
+_MOMENT = {"predictions": "_at", "outcomes": "_known_at", "shadows": "_at"}
 
 
 class Retained(Record, frozen=True, kw_only=True):

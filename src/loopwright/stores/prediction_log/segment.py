@@ -38,6 +38,7 @@ VERSION = 1
 KINDS: dict[str, tuple[int, type[Prediction] | type[OutcomeRow]]] = {
     "predictions": (1, Prediction),
     "outcomes": (2, OutcomeRow),
+    "shadows": (3, Prediction),
 }
 
 HEADER = struct.Struct(">4sHH16sQI")
@@ -119,7 +120,7 @@ def log_folder(home: Path, loop: str) -> Path:
 
 
 def table_name(kind: str, loop: str) -> str:
-    """The Delta table of a loop's `predictions` or `outcomes`."""
+    """The Delta table of a loop's `predictions`, `outcomes` or `shadows`."""
     return f"{kind}.{loop}"
 
 

@@ -60,7 +60,7 @@ class Retired(Exception):
 
 
 class LogWriter:
-    """Appends records of one `kind` (`predictions` or `outcomes`) to segments in `folder/kind`.
+    """Appends records of one `kind` (`predictions`, `outcomes` or `shadows`) to segments in `folder/kind`.
 
     `folder` is the loop's (`segment.log_folder(home.path, loop)`). A segment is sealed once it has `segment_bytes` or is
     `segment_seconds` old, at an append or a `tick`. Files appear with the first record. `losing` is called before records count as
@@ -70,7 +70,7 @@ class LogWriter:
     def __init__(
         self,
         folder: Path,
-        kind: Literal["predictions", "outcomes"],
+        kind: Literal["predictions", "outcomes", "shadows"],
         *,
         segment_bytes: int = 8 * 1024 * 1024,
         segment_seconds: float = 10.0,

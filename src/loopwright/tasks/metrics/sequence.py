@@ -24,6 +24,7 @@ from typing import NamedTuple
 import numpy as np
 
 from loopwright.base.arrays import Array
+from loopwright.tasks.metrics.estimate import subtracted
 from loopwright.tasks.metrics.resample import Units, spread
 from loopwright.tasks.statistic import Statistic
 
@@ -95,6 +96,16 @@ def arm_difference(
     half = mixture_deviations(sum(counts), planned, alpha) * error
     value = new.value - old.value
     return ArmDifference(new.value, old.value, value - half, value + half, error)
+
+
+def paired_difference(new: Statistic, old: Statistic, units: Units, *, alpha: float, planned: float) -> ArmDifference:
+    """The difference of one metric of two packages on the same rows, by the differences of their influences; as `arm_difference` otherwise."""
+    both = subtracted(new, old)
+    error = spread(units.sums(both.influence), units.sums(both.leverage)).error
+    if units.count < MIN_UNITS or both.events < MIN_EVENTS or not math.isfinite(both.value):
+        return ArmDifference(new.value, old.value, -math.inf, math.inf, error)
+    half = mixture_deviations(units.count, planned, alpha) * error
+    return ArmDifference(new.value, old.value, both.value - half, both.value + half, error)
 
 
 class Share(NamedTuple):
