@@ -3,16 +3,23 @@
     make bench                                   # this after the others
     python -m benchmarks.releases --quick        # fewer rounds, 500,000 rows: a minute
 
-The loop is the small one of the test suite; answers are those of an engine with its log, in this process.
+The loop is the small one of the test suite. Answers are those of an engine with its log, in this process, and those of a real server
+(one worker), asked by `wrk` in a second process for one flight after another, so that every arm gets its units.
 """
 
 import argparse
+import json
 import multiprocessing
+import re
+import shutil
 import statistics
+import subprocess
 import tempfile
 import time
+from contextlib import ExitStack
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -21,6 +28,7 @@ from benchmarks.report import machine, put, table
 from tests.deploy.bodies import text
 from tests.deploy.loops import LOOP, Weather, flight, hours_graph, opened, package
 from tests.deploy.rollouts import Rollout
+from tests.server.running import TOKEN, running
 
 from loopwright.base.clock import RealClock, SimulatedClock
 from loopwright.base.settings import Settings
@@ -29,7 +37,7 @@ from loopwright.deploy.judge import judge
 from loopwright.deploy.serving.engine import PredictionRequest, ServingEngine
 from loopwright.deploy.serving.registry import Registry
 from loopwright.deploy.strategies import Strategy
-from loopwright.records.declarations import Canary, Full, Guard, Release
+from loopwright.records.declarations import Canary, Full, Guard, Release, Shadow
 from loopwright.records.declarations.stages import AnyStage
 from loopwright.stores.home import Home
 from loopwright.verbs.known_loop import known_loop
@@ -63,6 +71,76 @@ def answer_times(folder: Path, rows: int, rounds: int) -> tuple[float, float]:
     for engine in engines:
         engine.close()
     return statistics.median(seconds[0]), statistics.median(seconds[1])
+
+
+SCRIPT = """
+wrk.method = "POST"
+wrk.headers["Content-Type"] = "application/json"
+wrk.headers["Authorization"] = "Bearer {token}"
+local n = 0
+request = function()
+  n = n + 1
+  return wrk.format(nil, nil, nil, string.format([==[{body}]==], n))
+end
+"""
+RELEASES: dict[str, list[AnyStage]] = {"direct": [], "two arms": PLAN, "shadow": [Shadow(), Full()]}
+
+
+class Load(NamedTuple):
+    """What `wrk` measured: requests a second, median and 99th percentile in microseconds."""
+
+    throughput: float
+    p50: float
+    p99: float
+
+
+def load(url: str, folder: Path, connections: int, seconds: int) -> Load:
+    """Ask a server for one flight after another."""
+    script = folder / "flights.lua"
+    body = json.dumps(flight(0)).replace("%", "%%").replace("UA0", "UA%d")
+    script.write_text(SCRIPT.format(token=TOKEN, body=body))
+    line = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--latency", "-s", str(script), f"{url}/loops/{LOOP}/predict"]
+    output = subprocess.run(line, capture_output=True, text=True, check=True).stdout
+    if "Non-2xx" in output:
+        raise RuntimeError(output)
+    units = {"us": 1.0, "ms": 1e3, "s": 1e6}
+    named = {
+        name: float(value) * units[unit]
+        for name, value, unit in re.findall(r"^ +(50|99)% +([\d.]+)(us|ms|s)$", output, re.MULTILINE)
+    }
+    return Load(float(re.findall(r"Requests/sec: +([\d.]+)", output)[0]), named["50"], named["99"])
+
+
+def over_http(folder: Path, *, seconds: int, rounds: int) -> list[list[str]]:
+    """Rows of the table: servers with each kind of release, asked in turns; medians of the rounds."""
+    took: dict[tuple[str, int], list[Load]] = {}
+    with ExitStack() as servers:
+        urls = {}
+        for name, plan in RELEASES.items():
+            home = opened(folder / name.replace(" ", "-"), RealClock())
+            releases.release(home, LOOP, package(home.packages).digest, why="first")
+            if plan:
+                releases.release(
+                    home, LOOP, package(home.packages, weight=0.06).digest, strategy=Strategy(name, "", plan), why="second"
+                )
+            urls[name] = servers.enter_context(running(home, workers=1)).state.data
+            load(urls[name], folder, 4, 2)
+        for _ in range(rounds):
+            for name, url in urls.items():
+                for connections in (1, 32):
+                    took.setdefault((name, connections), []).append(load(url, folder, connections, seconds))
+    median = {key: Load(*map(statistics.median, zip(*loads, strict=True))) for key, loads in took.items()}
+    direct, unseen = (median[name, 1] for name in ("direct", "shadow"))
+    lines = [
+        ("server, 32 connections: throughput, two arms half and half over direct", median["two arms", 32].throughput / median["direct", 32].throughput, 0.8, True),
+        ("server, 1 connection: p50, shadow of everything over none", unseen.p50 / direct.p50, 1.1, False),
+        ("server, 1 connection: p99, shadow of everything over none", unseen.p99 / direct.p99, 1.3, False),
+        ("server, 32 connections: throughput, shadow of what time is left for over none", median["shadow", 32].throughput / median["direct", 32].throughput, 0.9, True),
+    ]  # fmt: skip
+    return [
+        [what, f"{ratio:.2f}", f"{'>=' if least else '<='} {bound}", "met" if (ratio >= bound if least else ratio <= bound) else "**not met**"]
+        for what, ratio, bound, least in lines
+    ]  # fmt: skip
 
 
 def logged(folder: Path, rows: int) -> Rollout:
@@ -134,6 +212,10 @@ def main() -> None:
             lines.append(
                 [f"an answer to {rows} row{'s' * (rows > 1)}, canary 50 % over direct", f"{ratio:.2f}", f"<= {most}", met]
             )
+        if shutil.which("wrk") is None:
+            lines.append(["over HTTP: not measured, needs wrk (Debian and Ubuntu: apt-get install wrk)", "", "", "**not met**"])
+        else:
+            lines += over_http(Path(folder), seconds=3 if quick else 10, rounds=3 if quick else 5)
         count = 500_000 if quick else 10_000_000
         seconds, used, mib = judged(Path(folder) / "judged", count)
         what = f"a verdict over {count:,} rows, {len(GUARDS)} guards, {SLICES} slice values"
