@@ -324,3 +324,19 @@ def test_noise_on_few_rows_is_never_perfect() -> None:
             "word": (STRING, rng.choice(["a", "b", "c"], 60).tolist())
         }
         assert look(label, columns) == []
+
+
+def test_strong_honest_columns_of_a_rare_label_are_no_leak_alone_or_together() -> None:
+    rng = np.random.default_rng(0)
+    n = 3000
+    label = np.arange(n) % 10 == 0
+    right = rng.permuted(np.arange(n) % 20 != 0)
+    columns = {f"x{i}": (FLOAT, rng.normal(size=n) + np.sqrt(2) * special.ndtri(0.95) * label) for i in range(4)}
+    assert roc_auc_score(label, sum(v for _, v in columns.values())) > 0.999
+    late = {"late": (STRING, np.where(label == right, "yes", "no").tolist())}
+    assert (label[label != right] == 0).mean() > 0.99
+    assert look(label, columns | late) == []
+    shared = 2 * rng.normal(size=n)  # what takes it from the one and from the other has no error of its own
+    assert named(look(label, columns | {"gross": (FLOAT, label + shared), "net": (FLOAT, shared)})) == [
+        ("gross + net", "together")
+    ]
