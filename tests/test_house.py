@@ -10,7 +10,7 @@ from typing import NamedTuple
 import pytest
 from tests import house
 
-MAX_LINES = 61_685
+MAX_LINES = 61_702
 """Lines of source. The goal is 34,500."""
 
 

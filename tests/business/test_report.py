@@ -20,11 +20,12 @@ from loopwright.business.totals import Totals, WindowTotals, weeks
 from loopwright.business.value import account
 from loopwright.monitor.windows import watch
 from loopwright.records.declarations import Budget, Heuristic, Monitor, Objective, Retrain, Scope, Value
-from loopwright.records.evaluation import Estimate, added, averaged
+from loopwright.records.evaluation import Estimate, added
 from loopwright.records.windows import Quality, Window
 from loopwright.render.report import html, markdown
 from loopwright.stores.outcomes.labelled import with_truth
 from loopwright.stores.prediction_log.summary import summary
+from loopwright.tasks.metrics import intervals
 
 
 def keep(world: World) -> None:
@@ -91,6 +92,21 @@ def test_life_is_of_all_rows_together_and_now_of_the_newest_window(lived: World)
     assert caught.measured.high - caught.measured.low > caught.now.high - caught.now.low, "what weeks differ by is in it"
     assert caught.now.value == pytest.approx(qualities[-1].value)
     assert (caught.when, found.now) == ("week to 2024-04-01", "week to 2024-04-01")
+
+
+def test_gap_between_slices_is_of_all_rows_together(lived: World) -> None:
+    found = build(lived)
+    gap = next(p for p in found.promised if p.metric == "recall_gap:origin")
+    rows = with_truth(lived.home, LOOP, OUTCOME, start=START, end=START + 4 * WEEK, known_at=lived.clock.now())
+    rows = rows.filter(rows["_truth"].is_valid())
+    truth, score, label, origin, unit = (rows[n].to_numpy() for n in ("_truth", "_score", "_label", "origin", "_unit"))
+    slices = {"origin": origin.astype(str)}
+    assert gap.measured is not None
+    assert gap.now is not None
+    assert gap.measured.value == pytest.approx(
+        intervals([gap.metric], truth, score, label.astype(bool), slices=slices, units=unit, seed=0)[gap.metric].value, abs=1e-9
+    )
+    assert (gap.measured.n, gap.now.n) == (3000, 2000), "one week has too few rows of an airport"
 
 
 def test_objective_that_is_missed_now_is_not_met_by_its_life(lived: World) -> None:
@@ -260,16 +276,8 @@ def test_the_newest_revision_of_each_window_counts(lived: World) -> None:
     assert {w.quality.mature_at for w in found if w.quality is not None} == {None}
 
 
-def test_adding_and_averaging_keep_the_interval_of_independent_parts() -> None:
-    one = Estimate(10.0, 8.0, 12.0, 100)
-    assert added([one] * 4) == Estimate(40.0, 36.0, 44.0, 400)
-    mean = averaged([one, one, one, one])
-    assert mean is not None
-    assert [mean.value, mean.low, mean.high] == pytest.approx([10.0, 9.0, 11.0])
-    assert averaged([Estimate(float("nan"), float("nan"), float("nan"), 0)]) is None
-    weighted = averaged([Estimate(0.0, 0.0, 0.0, 300), Estimate(1.0, 1.0, 1.0, 100)])
-    assert weighted is not None
-    assert weighted.value == 0.25
+def test_adding_keeps_the_interval_of_independent_parts() -> None:
+    assert added([Estimate(10.0, 8.0, 12.0, 100)] * 4) == Estimate(40.0, 36.0, 44.0, 400)
 
 
 def quiet(**changes: Any) -> Window:

@@ -1,7 +1,7 @@
 """Measure some windows from their rows: answers with a known outcome, their latency, their value."""
 
-from collections.abc import Iterator, Sequence
-from datetime import datetime
+from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,12 +10,14 @@ import pyarrow.compute as pc
 
 from loopwright.base.errors import NotFound, PackageRefused
 from loopwright.business.totals import WindowTotals
+from loopwright.graph.columns import arrow_feed
 from loopwright.records.declarations import Outcome
 from loopwright.records.evaluation import Estimate, added
 from loopwright.records.package import Output
 from loopwright.records.windows import Quality, ValueWindow
 from loopwright.stores.home import Home
 from loopwright.stores.outcomes.labelled import Known, known, with_truth
+from loopwright.stores.packages.probe import open_probed
 from loopwright.stores.prediction_log.read import predictions
 from loopwright.tasks import metrics
 
@@ -33,13 +35,15 @@ _COLUMNS = ("_at", "_truth", "_package", "_label", "_score", "_values", "_unit")
 class Delivery(NamedTuple):
     """What `weeks` delivered, those with complete outcomes and enough of them; `known` are their N rows, each of window `of` [N].
 
-    `weeks` is empty where none is like that; `known` is None without rows.
+    `weeks` is empty where none is like that; `known` is None without rows. `slices` maps slice name to its value on each row [N], by the
+    package that answered it; None where that has no such slice, or is gone.
     """
 
     weeks: Sequence[WindowTotals]
     known: Known | None
     of: Array
     latencies: Array
+    slices: Mapping[str, Array] = MappingProxyType({})
 
     @property
     def qualities(self) -> list[Quality]:
@@ -61,10 +65,26 @@ class Delivery(NamedTuple):
         """Compute the metrics that are defined on rows, over all rows together.
 
         What is independent are units and windows: what is bad about a week is bad for all of its rows. The wider interval counts.
+        A gap between slices is in `gap`.
         """
+        return self._metrics([name for name in names if name.partition(":")[0] not in metrics.GAPS])
+
+    def gap(self, name: str) -> tuple[Estimate | None, int]:
+        """A gap between slices, and how many rows the second largest value of the slice has: so many tell it."""
+        slice_name = name.partition(":")[2]
+        values = self.slices.get(slice_name)
+        if values is None or not (there := values != None).any():  # noqa: E711 (elementwise)
+            return None, 0
+        counts = np.sort(np.unique(values[there].astype(str), return_counts=True)[1])
+        if len(counts) < 2:
+            return None, 0
+        return self._at(there, self.weeks)._metrics([name]).get(name), int(counts[-2])
+
+    def _metrics(self, names: Sequence[str]) -> dict[str, Estimate]:
         if self.known is None or not len(self.known.truth):
             return {}
-        rows = [n for n in names if metrics.of_rows(n) and n != "value_per_prediction" and not _problem(n, self.known.output)]
+        usable = {n: metrics.problem(n, self.slices, self.known.output) == "" for n in names if n != "value_per_prediction"}
+        rows = [name for name, usable_name in usable.items() if usable_name and metrics.of_rows(name)]
         by_unit = self._by(rows, self.known.units)
         if len(np.unique(self.of)) < 2:
             return by_unit
@@ -74,35 +94,55 @@ class Delivery(NamedTuple):
     def newest(self, count: int) -> "Delivery":
         """That of the newest windows."""
         weeks = self.weeks[-count:]
-        mine = self.of >= len(self.weeks) - len(weeks)
+        return self._at(self.of >= len(self.weeks) - len(weeks), weeks)
+
+    def _at(self, mine: Array, weeks: Sequence[WindowTotals]) -> "Delivery":
+        """That of some rows (a mask)."""
         found = self.known
         if found is not None:
             groups = None if found.groups is None else found.groups[mine]
             found = found._replace(truth=found.truth[mine], given=found.given.at(mine), groups=groups, units=found.units[mine])
-        return Delivery(weeks, found, self.of[mine], self.latencies)
+        slices = {name: values[mine] for name, values in self.slices.items()}
+        return Delivery(weeks, found, self.of[mine], self.latencies, slices)
 
     def _by(self, names: Sequence[str], units: Array) -> dict[str, Estimate]:
         assert self.known is not None
         of = self.known
-        return metrics.intervals(names, of.truth, *of.given, output=of.output, groups=of.groups, units=units, seed=0)
+        return metrics.intervals(
+            names, of.truth, *of.given, output=of.output, groups=of.groups, units=units, seed=0, slices=self.slices
+        )
 
 
 def life(
-    home: Home, loop: str, outcome: Outcome, weeks: Sequence[WindowTotals], *, unit: str, minimum_rows: int, latency: bool
+    home: Home,
+    loop: str,
+    outcome: Outcome,
+    weeks: Sequence[WindowTotals],
+    *,
+    unit: str,
+    minimum_rows: int,
+    latency: bool,
+    slices: Sequence[str] = (),
 ) -> Delivery:
-    """The delivery of the whole life. Windows with fewer than `minimum_rows` outcomes do not count, as in monitoring, where others have more."""
+    """The delivery of the whole life, with these slices. Windows with fewer than `minimum_rows` outcomes do not count, as in monitoring, where others have more."""
     complete = [w for w in weeks if w.quality is not None and w.quality.with_outcome and w.quality.mature_at is None]
     enough = [w for w in complete if w.quality is not None and w.quality.with_outcome >= minimum_rows] or complete
     took = _latencies(home, loop, weeks) if latency else np.zeros(0)
     if not enough:
         return Delivery([], None, np.zeros(0, np.int64), took)
     now = home.clock.now()
-    tables = [_rows(home, loop, outcome, part, unit, now) for part in _stretches(enough)]
+    tables, values = [], []
+    for part in _stretches(enough):
+        joined = with_truth(home, loop, outcome, start=part[0].start, end=part[-1].end, known_at=now)
+        joined = joined.filter(pc.is_valid(joined["_truth"]))
+        values.append(_sliced(home, joined, slices))
+        tables.append(joined.select([n for n in joined.column_names if n in (*_COLUMNS, outcome.group, unit)]))
     table = pa.concat_tables(tables, promote_options="permissive")
     found = known(table, outcome, _outputs(home, table), unit)
     start = np.array([w.start.timestamp() for w in enough])
     at = table["_at"].cast(pa.int64()).to_numpy()[found.rows] / 1e6
-    return Delivery(enough, found, np.searchsorted(start, at, side="right") - 1, took)
+    of_slices = {name: np.concatenate([each[name] for each in values])[found.rows] for name in slices}
+    return Delivery(enough, found, np.searchsorted(start, at, side="right") - 1, took, of_slices)
 
 
 def now_of(life: Delivery, names: Sequence[str]) -> Delivery:
@@ -139,10 +179,23 @@ def _stretches(weeks: Sequence[WindowTotals]) -> Iterator[list[WindowTotals]]:
     yield part
 
 
-def _rows(home: Home, loop: str, outcome: Outcome, weeks: Sequence[WindowTotals], unit: str, now: datetime) -> pa.Table:
-    joined = with_truth(home, loop, outcome, start=weeks[0].start, end=weeks[-1].end, known_at=now)
-    wanted = dict.fromkeys([*_COLUMNS, outcome.group or "", unit])
-    return joined.select([name for name in wanted if name in joined.column_names]).filter(pc.is_valid(joined["_truth"]))
+def _sliced(home: Home, table: pa.Table, names: Sequence[str]) -> dict[str, Array]:
+    """The value of these slices on each row [N], by the graph of the package that answered it; None where there is none."""
+    found = {name: np.full(table.num_rows, None, dtype=object) for name in names}
+    package = table["_package"].to_numpy().astype(str)
+    for digest in np.unique(package).tolist() if names else []:
+        try:
+            opened = open_probed(home.packages, digest)
+            graph = opened.graph("slices.onnx") if "slices.onnx" in opened.files else None
+        except (NotFound, PackageRefused):
+            continue
+        own = [name for name in names if graph is not None and name in graph.outputs]
+        if graph is None or not own or any(name not in table.column_names for name in graph.columns):
+            continue
+        rows = np.flatnonzero(package == digest)
+        for name, values in graph.run(arrow_feed(graph, opened.columns, table.take(pa.array(rows))), own).items():
+            found[name][rows] = values
+    return found
 
 
 def _outputs(home: Home, table: pa.Table) -> dict[str, Output]:
@@ -154,10 +207,6 @@ def _outputs(home: Home, table: pa.Table) -> dict[str, Output]:
         except (NotFound, PackageRefused):
             continue
     return found
-
-
-def _problem(name: str, output: Output) -> str:
-    return metrics.problem(name, [], output)
 
 
 def _wider(one: Estimate, other: Estimate) -> Estimate:

@@ -13,8 +13,8 @@ import numpy as np
 from loopwright.business.deliveries import MAX_NOW, Delivery, life, newest_latencies, now_of
 from loopwright.business.totals import WindowTotals
 from loopwright.records.declarations import Objective, Outcome, Scope
-from loopwright.records.evaluation import Z_95, Estimate, averaged
-from loopwright.records.windows import Quality, span_to, state_text
+from loopwright.records.evaluation import Z_95, Estimate
+from loopwright.records.windows import span_to, state_text
 from loopwright.stores.home import Home
 from loopwright.stores.packages.store import Package
 from loopwright.tasks import metrics
@@ -79,7 +79,9 @@ def delivered(home: Home, terms: Terms, weeks: Sequence[WindowTotals]) -> Delive
     """Measure what a loop delivered, as far as its objectives need it."""
     names = [o.metric for o in terms.scope.objectives]
     latency = any("latency" in name for name in names)
-    whole = life(home, terms.loop, terms.outcome, weeks, unit=terms.unit, minimum_rows=terms.minimum_rows, latency=latency)
+    slices = list(dict.fromkeys(of for base, _, of in (name.partition(":") for name in names) if base in metrics.GAPS))
+    least = terms.minimum_rows
+    whole = life(home, terms.loop, terms.outcome, weeks, unit=terms.unit, minimum_rows=least, latency=latency, slices=slices)
     newest = newest_latencies(home, terms.loop, weeks) if latency else np.zeros(0)
     return Deliveries(whole, now_of(whole, names), newest)
 
@@ -138,14 +140,14 @@ class _Measuring(NamedTuple):
 
     def of(self, metric: str) -> tuple[Estimate | None, int | None]:
         """A measure, and of how many rows it is; None where it is measured on the package."""
-        base, _, of = metric.partition(":")
+        base = metric.partition(":")[0]
         qualities = self.delivery.qualities
         most = max((q.with_outcome for q in qualities), default=0)
         if base == "value_per_prediction":
             per = self.delivery.per_prediction
             return per, 0 if per is None else per.n
         if base in metrics.GAPS:
-            return self._gap(metrics.rate_of(base, self.terms.outcome.task), of, most)
+            return self._gap(metric, most)
         if base.startswith("latency_"):
             return _quantile(self.latencies, base), len(self.latencies)
         if base in metrics.MEASURES:
@@ -153,29 +155,14 @@ class _Measuring(NamedTuple):
             return None if size is None else Estimate(size, size, size, 1), None
         return self.rows.get(metric), most
 
-    def _gap(self, rate: str, of: str, most: int) -> tuple[Estimate | None, int]:
-        """A gap between slices; of a few more windows where a slice has too few rows in these."""
-        few, newest = len(self.delivery.weeks), self.life.qualities
-        gap, rows = _gap(rate, of, newest[len(newest) - few :])
-        for count in range(few + 1, min(MAX_NOW, len(newest)) + 1):
+    def _gap(self, metric: str, most: int) -> tuple[Estimate | None, int]:
+        """A gap between slices; of a few more windows where a value of the slice has too few rows in these."""
+        gap, rows = self.delivery.gap(metric)
+        for count in range(len(self.delivery.weeks) + 1, min(MAX_NOW, len(self.life.weeks)) + 1):
             if rows >= self.terms.minimum_rows:
                 break
-            gap, rows = _gap(rate, of, newest[-count:])
+            gap, rows = self.life.newest(count).gap(metric)
         return gap, min(rows, most)
-
-
-def _gap(rate: str, of: str, qualities: Sequence[Quality]) -> tuple[Estimate | None, int]:
-    """Largest less smallest rate over the values of a slice, and how many rows the smaller of two values has at least.
-
-    Each value is averaged over the windows first, so that a week's chance is not a gap; few rows of a value count as far as they tell.
-    """
-    by_value: dict[str, list[Estimate]] = {}
-    for quality in qualities:
-        for value, measured in quality.slices.get(of, {}).items():
-            if rate in measured:
-                by_value.setdefault(value, []).append(measured[rate])
-    means = sorted((m for m in map(averaged, by_value.values()) if m is not None), key=lambda m: -m.n)
-    return (metrics.between_groups(means), means[1].n) if len(means) > 1 else (None, 0)
 
 
 def _quantile(values: Any, metric: str) -> Estimate | None:

@@ -59,8 +59,17 @@ _T_95 = (12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060, 2.2622
 
 
 def added(estimates: Sequence[Estimate]) -> Estimate:
-    """The sum of estimates of windows with its 95 % interval: see `_combined`."""
-    return _combined(estimates, [1.0] * len(estimates))
+    """The sum of estimates of windows with its 95 % interval. What is independent are windows: a week's weather moves all of its rows.
+
+    The interval is that of Student's t over the windows, of what each is off the mean per row; never narrower than rows alone make it.
+    One window shows no spread between windows: it has its own interval.
+    """
+    rows, count, value = sum(e.n for e in estimates), len(estimates), sum(e.value for e in estimates)
+    spread = Z_95 * math.hypot(*(standard_error(e) for e in estimates))
+    if count > 1:
+        between = math.hypot(*(e.value - value * (e.n / rows if rows else 1 / count) for e in estimates))
+        spread = max(spread, t_95(count - 1) * between * math.sqrt(count / (count - 1)))
+    return Estimate(value, value - spread, value + spread, rows, count == 1 and estimates[0].too_few)
 
 
 def running(estimates: Sequence[Estimate]) -> list[Estimate]:
@@ -68,29 +77,6 @@ def running(estimates: Sequence[Estimate]) -> list[Estimate]:
     whole, sums = added(estimates), accumulate(e.value for e in estimates)
     half = [(whole.high - whole.low) / 2 * math.sqrt((i + 1) / len(estimates)) for i in range(len(estimates))]
     return [Estimate(value, value - side, value + side, whole.n) for value, side in zip(sums, half, strict=True)]
-
-
-def averaged(estimates: Sequence[Estimate]) -> Estimate | None:
-    """The mean of estimates of windows, weighted by their rows, with its 95 % interval; None when there is none."""
-    known = [e for e in estimates if all(map(math.isfinite, (e.value, e.low, e.high))) and e.n]
-    rows = sum(e.n for e in known)
-    return _combined(known, [e.n / rows for e in known], mean=True) if known else None
-
-
-def _combined(estimates: Sequence[Estimate], weights: Sequence[float], *, mean: bool = False) -> Estimate:
-    """The weighted sum. What is independent are windows, not their rows: a week's weather moves all of its rows.
-
-    The interval is that of Student's t over the windows, of what each is off the mean (of sums: the mean per row); never narrower than
-    rows alone make it. One window shows no spread between windows: it has its own interval.
-    """
-    parts, rows = [e.value * weight for e, weight in zip(estimates, weights, strict=True)], sum(e.n for e in estimates)
-    value, count = sum(parts), len(estimates)
-    spread = Z_95 * math.hypot(*(standard_error(e) * weight for e, weight in zip(estimates, weights, strict=True)))
-    if count > 1:
-        share = weights if mean else [e.n / rows if rows else 1 / count for e in estimates]
-        between = math.hypot(*(part - value * of for part, of in zip(parts, share, strict=True)))
-        spread = max(spread, t_95(count - 1) * between * math.sqrt(count / (count - 1)))
-    return Estimate(value, value - spread, value + spread, rows, count == 1 and estimates[0].too_few)
 
 
 class Suspect(msgspec.Struct, frozen=True, kw_only=True):

@@ -37,9 +37,9 @@ METRICS = {
 }
 
 GAPS = {
-    "recall_gap": gap_metric("recall (of several classes: accuracy)", "recall"),
-    "precision_gap": gap_metric("precision", "precision"),
-    "positive_rate_gap": gap_metric("share of labelled rows", "positive_rate"),
+    "recall_gap": gap_metric("recall (of several classes: accuracy)"),
+    "precision_gap": gap_metric("precision"),
+    "positive_rate_gap": gap_metric("share of labelled rows"),
 }
 
 SUMMARY = ("precision", "recall", "positive_rate")

@@ -21,8 +21,8 @@ METRICS = {
     "value_per_prediction": MONEY,
 }
 GAPS = {
-    "mae_gap": gap_metric("mean absolute error", "mae"),
-    "calibration_ratio_gap": gap_metric("calibration ratio", "calibration_ratio"),
+    "mae_gap": gap_metric("mean absolute error"),
+    "calibration_ratio_gap": gap_metric("calibration ratio"),
 }
 
 

@@ -30,7 +30,7 @@ PARTS = {
     "precision": Metric(True, 1.0, "share of the rows called a class that are of it: precision:CLASS"),
 }
 
-GAPS = {"recall_gap": binary.GAPS["recall_gap"]._replace(rate="accuracy")}
+GAPS = {"recall_gap": binary.GAPS["recall_gap"]}
 
 
 def statistics(names: Sequence[str], data: RowData) -> list[Statistic]:

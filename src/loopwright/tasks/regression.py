@@ -30,7 +30,7 @@ PARTS = {
     "coverage": Metric(True, 1.0, "share of truths between two declared quantiles: coverage:0.1-0.9"),
 }
 
-GAPS = {"mae_gap": gap_metric("mean absolute error", "mae"), "bias_gap": gap_metric("mean error", "mean_error")}
+GAPS = {"mae_gap": gap_metric("mean absolute error"), "bias_gap": gap_metric("mean error")}
 _COVERAGE = re.compile(r"(0?\.\d+)-(0?\.\d+)")
 
 

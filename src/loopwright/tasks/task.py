@@ -13,15 +13,11 @@ from loopwright.tasks.statistic import Slices, Statistic
 
 
 class Metric(NamedTuple):
-    """A metric: whether higher is better, its best possible value if it has one, one line of help (with its paper).
-
-    `rate`: for a gap between slices, the metric whose spread it is.
-    """
+    """A metric: whether higher is better, its best possible value if it has one, one line of help (with its paper)."""
 
     higher: bool
     best: float | None
     help: str
-    rate: str = ""
 
 
 class Answered(NamedTuple):
@@ -99,9 +95,9 @@ class Draft(NamedTuple):
     is_condition: bool = False  # a rule is the condition itself, and not one answer or another by it
 
 
-def gap_metric(rate_in_words: str, rate: str) -> Metric:
+def gap_metric(rate: str) -> Metric:
     """The gap of a rate between the values of a slice."""
-    return Metric(False, 0.0, f"largest minus smallest {rate_in_words} over the values of a slice", rate)
+    return Metric(False, 0.0, f"largest minus smallest {rate} over the values of a slice")
 
 
 def no_money(value: Value, truth: Array, answers: Answered) -> tuple[Array, Array]:

@@ -22,7 +22,6 @@ from loopwright.tasks.metrics.estimate import compute as compute
 from loopwright.tasks.metrics.estimate import differences as differences
 from loopwright.tasks.metrics.estimate import intervals as intervals
 from loopwright.tasks.metrics.estimate import total as total
-from loopwright.tasks.metrics.nonnegative import between_groups as between_groups
 from loopwright.tasks.metrics.registry import GAPS as GAPS
 from loopwright.tasks.metrics.registry import MEASURES as MEASURES
 from loopwright.tasks.metrics.registry import METRICS as METRICS
@@ -36,7 +35,6 @@ from loopwright.tasks.metrics.registry import moves_with_labels as moves_with_la
 from loopwright.tasks.metrics.registry import of_rows as of_rows
 from loopwright.tasks.metrics.registry import primary as primary
 from loopwright.tasks.metrics.registry import problem as problem
-from loopwright.tasks.metrics.registry import rate_of as rate_of
 from loopwright.tasks.metrics.registry import summary as summary
 from loopwright.tasks.metrics.registry import unattainable as unattainable
 from loopwright.tasks.metrics.registry import watched as watched

@@ -7,13 +7,12 @@ rows can tell. The interval has the values under which what was measured is not 
 bootstrap test: Davison & Hinkley 1997, chapter 5), so it begins at 0 where chance explains all.
 """
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from loopwright.base.arrays import Array
-from loopwright.records.evaluation import Z_95, Estimate, standard_error
+from loopwright.records.evaluation import Estimate
 from loopwright.tasks.metrics.resample import FEW_UNITS, RESAMPLES, Units
 from loopwright.tasks.statistic import TINY, Parts
 
@@ -43,16 +42,6 @@ def nonnegative(parts: Parts, units: Units, half: float) -> Estimate:
         noise *= np.sqrt((units.count - 1) / rng.chisquare(units.count - 1, (RESAMPLES, 1)))
     value, low, high = _interval(parts, variance, noise, half)
     return Estimate(value, low, high, units.rows, units.count < 2)
-
-
-def between_groups(rates: Sequence[Estimate]) -> Estimate:
-    """Largest less smallest of the rates of groups that were measured apart, without what chance adds."""
-    values, errors = np.array([rate.value for rate in rates]), np.array([standard_error(rate) for rate in rates])
-    none = np.zeros(0, dtype=np.int64)
-    parts = Parts("range", none, none, values, np.full(len(values), np.inf))
-    noise = np.random.default_rng(len(values)).standard_normal((RESAMPLES, len(values)))
-    half = Z_95 * float(np.hypot(errors[values.argmax()], errors[values.argmin()]))
-    return Estimate(*_interval(parts, np.square(errors), noise, half), sum(rate.n for rate in rates))
 
 
 def _interval(parts: Parts, variance: Array, noise: Array, half: float) -> tuple[float, float, float]:

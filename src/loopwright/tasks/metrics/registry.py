@@ -128,11 +128,6 @@ def watched(output: Output) -> list[str]:
     return list(TASKS[output.task].watched) or [name for name in measured(output) if name != "value_per_prediction"]
 
 
-def rate_of(gap: str, task: Task) -> str:
-    """The metric whose spread over the values of a slice a gap is."""
-    return GAPS[gap].rate if gap not in TASKS[task].gaps else TASKS[task].gaps[gap].rate
-
-
 def summary(output: Output) -> Sequence[str]:
     """The few of them that are watched by slice and shown first."""
     return TASKS[output.task].summary
