@@ -31,6 +31,7 @@ from loopwright import (
     Release,
     Retrain,
     Scope,
+    Shadow,
     Slice,
     Table,
     TimeSplit,
@@ -232,6 +233,7 @@ loop = Loop(
     split=TimeSplit(validation="14d"),
     release=Release(
         plan=[
+            Shadow(time="1d", rows=500),
             Canary(share=0.1, time="1d", rows=50),
             Canary(share=0.5, time="6d", rows=1000),
             Full(watch="14d", hold_back=0.05),

@@ -166,7 +166,7 @@ def test_retrained_packages_take_over_step_by_step(home: Home) -> None:
     states = [entry.record for entry in history(home, LOOP.name)]
     retrained = [state for state in states if state.action == "release"][1:]
     assert len(retrained) >= 2
-    assert all(state.under_way is not None and state.arms[-1].share == 0.1 for state in retrained)
+    assert all(state.shadow is not None and not state.is_divided for state in retrained)
     ended = [state for state in states if state.plan and state.under_way is None and state.action == "advance"]
-    assert {state.champion.package for state in ended} <= {state.arms[-1].package for state in retrained}
+    assert {state.champion.package for state in ended} <= {state.shadow.package for state in retrained if state.shadow}
     assert len(ended) >= len(retrained) - 1, "the last one is under way when the data end"
