@@ -227,6 +227,7 @@ OF_THE_DEMO = {
 NOT_TYPED = (
     "serve",
     "loopwright approve",
+    "loopwright experiment",
     "loopwright reject",
     "demo",
     "init",
